@@ -1,0 +1,58 @@
+# The commands of enginebench. `just` lists them.
+
+set positional-arguments := true
+
+uv := "uv --quiet"
+
+# list the commands
+default:
+    @just --list --unsorted
+
+# benchmark engines side by side: just bench all
+bench *ARGS:
+    @{{ uv }} run enginebench run "$@"
+
+# which engines there are, and whether they can run here
+engines *ARGS:
+    @{{ uv }} run enginebench engines "$@"
+
+# one engine alone: just engine torch bench --model tiny
+engine NAME *ARGS:
+    @shift; UV_PROJECT_ENVIRONMENT=.envs/engine-{{ NAME }} {{ uv }} run --no-default-groups --package engine-{{ NAME }} engine-{{ NAME }} "$@"
+
+# install engine environments ahead of a run
+sync *ENGINES:
+    @{{ uv }} run enginebench sync "$@"
+
+# write the pins of every engine
+pins:
+    {{ uv }} run enginebench pins
+
+# add an engine from the template
+new-engine NAME:
+    {{ uv }} run enginebench new-engine {{ NAME }}
+
+# all tests: the harness, then each engine in its own environment
+test *ARGS:
+    {{ uv }} run python tests/run.py "$@"
+
+# the tests of one engine, in its own environment
+test-engine NAME *ARGS:
+    @shift; {{ uv }} run python tests/run.py --engine {{ NAME }} "$@"
+
+# the protocol's conformance suite against an engine
+conform NAME *ARGS:
+    @{{ uv }} run enginebench conform "$@"
+
+# measure this benchmark itself: writes docs/selfbench.md
+selfbench *ARGS:
+    {{ uv }} run python tests/selfbench/run.py "$@"
+
+# lint, types, architecture, pins, host names
+check:
+    {{ uv }} run python tests/check.py
+
+# repair what ruff can
+fix:
+    {{ uv }} run ruff check --fix .
+    {{ uv }} run ruff format .

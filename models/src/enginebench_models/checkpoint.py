@@ -1,0 +1,144 @@
+"""A model on disk, opened: its shape, its RoPE frequencies and its weights as memory-mapped arrays.
+
+Both formats come out alike: the same names, [out, in] row-major, and Q/K rows in Hugging Face's half-split
+order. Nothing is read but the headers until a tensor is asked for.
+"""
+
+import hashlib
+import mmap
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from enginebench_models.config import LlamaConfig
+from enginebench_models.errors import InvalidModel, ModelNotFound, NotAModel
+from enginebench_models.gguf_header import MAGIC, GgufHeader, read_header
+from enginebench_models.gguf_layout import gguf_layout, gguf_vocabulary
+from enginebench_models.layout import Layout, Place, Vocabulary, half_split
+from enginebench_models.safetensors_layout import safetensors_layout, shard_files
+from enginebench_models.storage import AnyArray, Floats
+from enginebench_models.tensor import Tensor
+
+FINGERPRINT_BYTES = 4096
+
+
+def open_checkpoint(path: Path) -> "Checkpoint":
+    """Open a GGUF file, a safetensors file, or a directory with one of them or with shards.
+
+    Raises ModelNotFound, NotAModel, TruncatedModel, InvalidModel, UnsupportedModel, ModelTypeMismatch.
+    """
+    files = weight_files(Path(path))
+    buffers = {file: map_file(file) for file in files}
+    first = files[0]
+    if bytes(buffers[first][:4]) != MAGIC:
+        return Checkpoint(Path(path), safetensors_layout(buffers, first.parent / "config.json"), buffers, None)
+    header = read_header(buffers[first], first)
+    return Checkpoint(Path(path), gguf_layout(header, buffers[first], first), buffers, header)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold the weights of a file or directory path."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ModelNotFound(f"There is no file or directory {path}. Check the path, or name a catalogue model.")
+    shards, ggufs = shard_files(path), sorted(path.glob("*.gguf"))
+    if shards:
+        return shards
+    if len(ggufs) > 1:
+        names = ", ".join(file.name for file in ggufs)
+        raise NotAModel(f"{path} holds {len(ggufs)} GGUF files ({names}); give the path of one of them.")
+    if not ggufs:
+        raise NotAModel(f"{path} holds neither a .gguf nor a .safetensors file; give the model's directory.")
+    return ggufs
+
+
+def map_file(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise NotAModel(f"{path} is empty; copy or download the model again.")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+class Checkpoint:
+    """An open model. Arrays stay valid as long as something refers to them."""
+
+    def __init__(
+        self, path: Path, layout: Layout, buffers: dict[Path, memoryview], gguf_header: GgufHeader | None
+    ) -> None:
+        self.path = path
+        self._layout = layout
+        self._buffers = buffers
+        self._gguf_header = gguf_header
+
+    @property
+    def format(self) -> str:
+        """ "gguf" or "safetensors"."""
+        return self._layout.format
+
+    @property
+    def config(self) -> LlamaConfig:
+        return self._layout.config
+
+    @property
+    def inverse_frequencies(self) -> Floats:
+        """Radians per position of each RoPE pair, scaling applied. float32 [head_dim/2]."""
+        return self._layout.inverse_frequencies
+
+    @property
+    def files(self) -> list[Path]:
+        return list(self._buffers)
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(len(buffer) for buffer in self._buffers.values())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as stored."""
+        return sum(place.n_bytes() for place in self._layout.places.values())
+
+    def names(self) -> list[str]:
+        """Names of the weights, in the order of the file."""
+        return list(self._layout.places)
+
+    def tensor(self, name: str) -> Tensor:
+        """Raises InvalidModel for a name that this model does not have ("lm_head" when tied)."""
+        place = self._layout.places.get(name)
+        if place is None:
+            raise InvalidModel(f"{self.path} has no weight {name!r}; its names are those of names().")
+        data = self._array(place)
+        if place.interleaved_heads:
+            data = half_split(data, place.interleaved_heads)
+            data.flags.writeable = False
+        return Tensor(name, place.shape, place.storage.name, data, place.file, place.offset)
+
+    def _array(self, place: Place) -> AnyArray:
+        storage = place.storage
+        columns = place.shape[-1] if storage.block == 1 else storage.row_bytes(place.shape[-1])
+        shape = (*place.shape[:-1], columns)
+        flat = np.frombuffer(self._buffers[place.file], storage.view, int(np.prod(shape)), place.offset)
+        return np.require(flat, requirements="A").reshape(shape)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over headers, shape, RoPE frequencies and both ends of every tensor.
+
+        Cheap (a few MB read) and the same for every engine; it tells models apart, it does not vouch for
+        every byte.
+        """
+        digest = hashlib.sha256(f"{self.config}".encode() + self.inverse_frequencies.tobytes())
+        for file, header_bytes in self._layout.headers.items():
+            digest.update(self._buffers[file][:header_bytes])
+        for place in self._layout.places.values():
+            raw = self._buffers[place.file][place.offset : place.offset + place.n_bytes()]
+            digest.update(raw[:FINGERPRINT_BYTES])
+            digest.update(raw[-FINGERPRINT_BYTES:])
+        return digest.hexdigest()
+
+    def tokenizer_source(self) -> Vocabulary | Path:
+        """GGUF: the vocabulary from the metadata; safetensors: the directory with tokenizer.json."""
+        if self._gguf_header is None:
+            return self.files[0].parent
+        return gguf_vocabulary(self._gguf_header, self._buffers[self.files[0]], self.files[0])

@@ -1,0 +1,61 @@
+"""Every way a model can be refused, as one tree.
+
+    ModelError
+    ├── ModelNotFound        no such name or path
+    ├── NotAModel            the contents are no GGUF, safetensors or model directory
+    ├── TruncatedModel       the file ends before its own header says it should
+    ├── InvalidModel         the header contradicts itself or the file
+    ├── UnsupportedModel     a sound model of a kind that is not run here
+    ├── ModelTypeMismatch    another architecture than the one asked for
+    └── TokenizerMissing     weights without a usable tokenizer
+
+Each message holds the value that was found and what to do about it.
+"""
+
+
+class ModelError(Exception):
+    """Base of all errors of this package."""
+
+
+class ModelNotFound(ModelError):
+    """No catalogue entry and no file or directory of that name."""
+
+
+class NotAModel(ModelError):
+    """The contents are not those of a model file or directory."""
+
+
+class TruncatedModel(ModelError):
+    """The file is shorter than its header requires."""
+
+    def __init__(self, path: object, expected_bytes: int, actual_bytes: int, what: str) -> None:
+        self.expected_bytes = expected_bytes
+        self.actual_bytes = actual_bytes
+        super().__init__(
+            f"{path} is truncated: {what} needs {expected_bytes:,} bytes, the file has {actual_bytes:,}. "
+            "Copy or download the file again."
+        )
+
+
+class InvalidModel(ModelError):
+    """The header of a model file contradicts itself or the file."""
+
+
+class UnsupportedModel(ModelError):
+    """A model of an architecture, scaling rule or storage type that is not run here."""
+
+
+class ModelTypeMismatch(ModelError):
+    """The model is of another type than the one asked for."""
+
+    def __init__(self, expected: str, detected: str, path: object) -> None:
+        self.expected = expected
+        self.detected = detected
+        super().__init__(
+            f"Model type mismatch: Expected '{expected}' but detected '{detected}' in {path}. "
+            f"Use --model-type {detected} or another model."
+        )
+
+
+class TokenizerMissing(ModelError):
+    """The checkpoint holds no tokenizer that can be built."""

@@ -1,0 +1,98 @@
+"""Is an engine's answer right? Its logits against the float32 reference of the very same weights.
+
+KL divergence per position is what the difference does to the predicted distribution (llama.cpp's
+`--kl-divergence`); the largest logit error is what rounding alone does not explain in float32.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from enginebench_models.storage import Floats
+
+PROBE_PREFILL, PROBE_DECODE = 64, 64
+
+FLOAT32_MAX_LOGIT_ERROR = 1e-3
+MEAN_KLD_16_BIT = 1e-3
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Distance of a candidate from the reference: nats, a share, logits. NaN where the candidate holds NaN."""
+
+    mean_kld: float
+    max_kld: float
+    top1: float
+    max_abs_logit: float
+    n_positions: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reasons` says what failed, with the number and the bound; empty when passed."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+def probe_ids(vocab_size: int, n: int, seed: int = 0) -> list[int]:
+    """`n` token ids, the same on every machine (raw Philox bits), over the whole vocabulary."""
+    words = np.random.Philox(key=seed).random_raw(n)
+    return [int(word) for word in words % np.uint64(vocab_size)]
+
+
+def compare(reference: Floats, candidate: npt.NDArray[np.floating]) -> Fidelity:
+    """Both [n, vocab]. Raises ValueError for other shapes: that is an engine's error, not its imprecision."""
+    if reference.shape != candidate.shape or reference.ndim != 2:
+        raise ValueError(
+            f"Logits of shape {list(candidate.shape)} came, {list(reference.shape)} were expected: "
+            "one row after the prefill and one per decoded token, one column per token of the vocabulary."
+        )
+    divergences = [divergence(expected, found) for expected, found in zip(reference, candidate, strict=True)]
+    agreement = reference.argmax(axis=1) == candidate.argmax(axis=1)
+    error = np.abs(reference - candidate.astype(np.float32)).max()
+    return Fidelity(
+        mean_kld=float(np.mean(divergences)),
+        max_kld=float(np.max(divergences)),
+        top1=float(agreement.mean()),
+        max_abs_logit=float(error),
+        n_positions=len(reference),
+    )
+
+
+def divergence(expected: Floats, found: npt.NDArray[np.floating]) -> float:
+    """KL divergence of the softmax of `found` from that of `expected`, in nats."""
+    log_p, log_q = log_softmax(expected), log_softmax(found)
+    return float(np.sum(np.exp(log_p) * (log_p - log_q)))
+
+
+def log_softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max()
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def gate(fidelity: Fidelity, precision: str) -> Verdict:
+    """The gate of a precision class: "float32", or anything narrower ("16-bit")."""
+    numbers = (fidelity.mean_kld, fidelity.max_kld, fidelity.max_abs_logit)
+    if not all(math.isfinite(number) for number in numbers):
+        return Verdict(False, ("the logits hold NaN or infinity",))
+    reasons = float32_reasons(fidelity) if precision == "float32" else reasons_16_bit(fidelity)
+    return Verdict(not reasons, tuple(reasons))
+
+
+def float32_reasons(fidelity: Fidelity) -> list[str]:
+    reasons = []
+    if fidelity.max_abs_logit > FLOAT32_MAX_LOGIT_ERROR:
+        reasons.append(f"largest logit error {fidelity.max_abs_logit:.2g} > {FLOAT32_MAX_LOGIT_ERROR:g}")
+    if fidelity.top1 < 1.0:
+        reasons.append(f"most likely token agrees at {fidelity.top1:.1%} of the positions, 100 % is asked for")
+    return reasons
+
+
+def reasons_16_bit(fidelity: Fidelity) -> list[str]:
+    if fidelity.mean_kld > MEAN_KLD_16_BIT:
+        return [f"mean KL divergence {fidelity.mean_kld:.2g} > {MEAN_KLD_16_BIT:g} nat"]
+    return []

@@ -1,0 +1,122 @@
+"""Which engines there are: the `[tool.enginebench.engine]` tables under packages/, read with tomllib.
+
+Imports no engine and names none. Whether an engine can run here is `availability`; whether it is installed, environment.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from .errors import UsageError, unknown
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The workspace: members are installed editable, so the checkout is where this file is."""
+
+GIB = 2**30
+
+
+class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to run an engine. `in_all` false: only when named, because it is slow or special."""
+
+    description: str
+    precision: str
+    in_all: bool = True
+    programs: list[str] = []
+    """Programs on PATH without which this configuration cannot run."""
+
+
+class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The engine table of one pyproject.toml."""
+
+    name: str
+    module: str
+    description: str
+    role: Literal["engine", "instrument", "test"]
+    formats: list[Literal["gguf", "safetensors"]]
+    gpu: Literal["required", "optional", "none"]
+    configurations: dict[str, Configuration]
+    minimum_driver: str | None = None
+    programs: list[str] = []
+    aliases: list[str] = []
+    quantisations: list[str] = []
+    package: str = ""
+    folder: str = ""
+
+
+def discover(root: Path = ROOT) -> dict[str, EngineInfo]:
+    """Engine name → its table. Raises UsageError on a malformed one."""
+    engines: dict[str, EngineInfo] = {}
+    for pyproject in sorted(root.glob("packages/*/pyproject.toml")):
+        table = tomllib.loads(pyproject.read_text())
+        engine = table.get("tool", {}).get("enginebench", {}).get("engine")
+        if engine is None:
+            continue
+        facts = {**engine, "package": table["project"]["name"], "folder": str(pyproject.parent)}
+        try:
+            info = msgspec.convert(facts, EngineInfo)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{pyproject.relative_to(root)}: [tool.enginebench.engine]: {error}") from None
+        engines[info.name] = info
+    return engines
+
+
+def select(names: Sequence[str], engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
+    """What `all`, ENGINE and ENGINE:CONFIGURATION stand for, plus every instrument: a rate needs its limit beside it."""
+    chosen: dict[tuple[str, str], tuple[EngineInfo, str]] = {}
+    for info in engines.values():
+        if info.role == "instrument":
+            _choose_all(info, chosen)
+    for name in names or ["all"]:
+        for info, configuration in _expand(name, engines):
+            chosen.setdefault((info.name, configuration), (info, configuration))
+    return list(chosen.values())
+
+
+def _expand(name: str, engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
+    if name == "all":
+        return [pair for info in engines.values() if info.role == "engine" for pair in _in_all(info)]
+    engine_name, _, configuration = name.partition(":")
+    info = _engine(engine_name, engines)
+    if not configuration:
+        return _in_all(info)
+    if configuration not in info.configurations:
+        raise unknown(f"configuration of {info.name}", configuration, info.configurations)
+    return [(info, configuration)]
+
+
+def _engine(name: str, engines: dict[str, EngineInfo]) -> EngineInfo:
+    aliases = {alias: info for info in engines.values() for alias in info.aliases}
+    info = engines.get(name) or aliases.get(name)
+    if info is None:
+        raise unknown("engine", name, [*engines, "all"])
+    return info
+
+
+def _in_all(info: EngineInfo) -> list[tuple[EngineInfo, str]]:
+    return [(info, name) for name, configuration in info.configurations.items() if configuration.in_all]
+
+
+def _choose_all(info: EngineInfo, chosen: dict[tuple[str, str], tuple[EngineInfo, str]]) -> None:
+    for pair in _in_all(info):
+        chosen[info.name, pair[1]] = pair
+
+
+def unavailable_reason(info: EngineInfo, configuration: str | None, device: str) -> str | None:
+    """Why this engine (or configuration) cannot run on this machine; None if nothing speaks against it."""
+    if info.gpu == "required" and device != "cuda":
+        return "needs an NVIDIA GPU"
+    if info.gpu == "none" and device == "cuda":
+        return "runs on the CPU only"
+    programs = list(info.programs)
+    if configuration is not None:
+        programs += info.configurations[configuration].programs
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        return f"program `{missing[0]}` not found on PATH"
+    return None

@@ -1,0 +1,127 @@
+"""Each engine's own environment, `.envs/<package>`: made by `uv sync --package`, or an interpreter the user names.
+
+A sync that fails makes its engine unavailable; the others go on. What an environment was made from is kept beside it, so
+that a second run needs neither uv nor a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .discovery import ROOT, EngineInfo
+from .errors import UnavailableError
+from .process import engine_environment
+
+_STAMP = ".enginebench-made-from"
+_LIST_VERSIONS = (
+    "import importlib.metadata as m, json;"
+    "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
+)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """How to start one engine: `python -m module`, and what else its process must be told."""
+
+    python: Path
+    environment: Mapping[str, str]
+    pins_sha256: str | None
+    versions: Mapping[str, str]
+
+    def command(self, module: str, nonce: str) -> list[str]:
+        return [str(self.python), "-m", module, "serve", "--nonce", nonce]
+
+
+def prepare(
+    info: EngineInfo, overrides: Mapping[str, Path], say: Callable[[str], None], root: Path = ROOT
+) -> Interpreter:
+    """The interpreter of `info`, synced if need be. Raises UnavailableError with the last line of what went wrong."""
+    override = overrides.get(info.package) or overrides.get(info.name)
+    if override is not None:
+        # A vendor's interpreter has the libraries; our own members come from the checkout.
+        environment = engine_environment({"PYTHONPATH": _source_path(info, root)})
+        return Interpreter(override, environment, None, _versions(override, environment))
+    python = _synced(info, say, root)
+    environment = engine_environment()
+    return Interpreter(python, environment, pins_sha256(info), _versions(python, environment))
+
+
+def pins_sha256(info: EngineInfo) -> str | None:
+    pins = Path(info.folder) / "pins.txt"
+    return hashlib.sha256(pins.read_bytes()).hexdigest() if pins.exists() else None
+
+
+def is_synced(info: EngineInfo, root: Path = ROOT) -> bool:
+    stamp = root / ".envs" / info.package / _STAMP
+    return stamp.exists() and stamp.read_text() == _made_from(info, root)
+
+
+def _synced(info: EngineInfo, say: Callable[[str], None], root: Path) -> Path:
+    folder = root / ".envs" / info.package
+    if not is_synced(info, root):
+        _sync(info, folder, say, root)
+        (folder / _STAMP).write_text(_made_from(info, root))
+    return folder / "bin" / "python"
+
+
+def _sync(info: EngineInfo, folder: Path, say: Callable[[str], None], root: Path) -> None:
+    if shutil.which("uv") is None:
+        raise UnavailableError("its environment is not installed and `uv` is not on PATH: pip install uv")
+    say(f"installing the environment of {info.package}")
+    # The caller's own virtual environment must not leak in; uv's settings and proxies may.
+    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    done = subprocess.run(
+        ["uv", "sync", "--package", info.package, "--no-default-groups", "--no-progress"],
+        cwd=root,
+        env={**environment, "UV_PROJECT_ENVIRONMENT": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise UnavailableError(f"environment cannot be installed: {_last_error(done.stderr)}")
+
+
+def _last_error(stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith(("error", "×", "├─▶", "╰─▶", "hint", "Caused by"))]
+    return (causes or lines or ["uv sync failed without a message"])[-1][:300]
+
+
+def _made_from(info: EngineInfo, root: Path) -> str:
+    """Everything that decides what an environment holds: the pins where there are any, else the project files."""
+    files = [root / "pyproject.toml", *sorted(root.glob("*/pyproject.toml"))]
+    files += [p for p in (Path(info.folder) / "pyproject.toml", Path(info.folder) / "pins.txt") if p.exists()]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _source_path(info: EngineInfo, root: Path) -> str:
+    folders = [Path(info.folder) / "src", root / "protocol" / "src", root / "models" / "src"]
+    own = os.environ.get("PYTHONPATH", "")
+    return ":".join([*map(str, folders), *([own] if own else [])])
+
+
+def _versions(python: Path, environment: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        done = subprocess.run(
+            [str(python), "-c", _LIST_VERSIONS],
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(f"its interpreter does not start: {error}") from None
+    versions: dict[str, str] = json.loads(done.stdout)
+    return dict(sorted(versions.items()))

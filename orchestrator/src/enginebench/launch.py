@@ -1,0 +1,309 @@
+"""One launch: spawn the engine, say hello, load, ask, shut down, and write down what happened.
+
+Two kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits of
+the fidelity probe are taken; nothing of it counts as speed. A `timed` launch has no observer but the clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from enginebench_protocol.client import Client, Received
+from enginebench_protocol.codec import pack_ids, unpack_ids, unpack_times
+from enginebench_protocol.errors import (
+    DeadlineExceeded,
+    EngineFailure,
+    FrameError,
+    ProtocolError,
+    StreamClosed,
+)
+from enginebench_protocol.framing import FrameStream
+from enginebench_protocol.messages import Event, Generated, Loaded, Progress
+from enginebench_protocol.prompts import ids_sha256, prompt_ids
+
+from .environment import Interpreter
+from .probe import MemorySampler
+from .process import ChildProcess, Watchdog
+from .record import (
+    PROBE_PREFILL,
+    Case,
+    Failure,
+    FailureReason,
+    FidelityReading,
+    Launch,
+    LoadedFacts,
+    MemoryReading,
+    Request,
+)
+
+Say = Callable[[str], None]
+HELLO_SECONDS = 180.0
+CHECK_REQUESTS = 2
+"""The first pays for compilation; the second tells how long a request takes (the pilot of the schedule)."""
+
+
+@dataclass(frozen=True)
+class LaunchOrder:
+    """Everything that one launch needs to know."""
+
+    case: Case
+    kind: str
+    block: int
+    order: int
+    module: str
+    model_path: Path
+    device: str
+    threads: int
+    cache: Path
+    seed: int
+    warmup: int
+    iterations: int
+    silence_seconds: float
+    """The longest an engine may stay silent before it counts as hung."""
+    probe: list[int] | None = None
+    """Fidelity probe; None for engines without a model (instruments)."""
+
+
+@dataclass
+class _Draft:
+    """What is known so far: a launch that fails half-way keeps it."""
+
+    stage: str = "spawn"
+    facts: dict[str, Any] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+
+
+Judge = Callable[[Path, str, int, str], FidelityReading]
+"""judge(logits.npy, sha256, n_rows, precision)"""
+
+
+def run_launch(
+    order: LaunchOrder, interpreter: Interpreter, say: Say, watchdog: Watchdog | None = None, judge: Judge | None = None
+) -> Launch:
+    """Never raises for what an engine does: a failure is part of the record."""
+    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    started_ns, draft = time.perf_counter_ns(), _Draft()
+    with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
+        failure = _attempt(order, interpreter, say, watchdog, judge, Path(scratch), draft)
+    return Launch(
+        case=order.case,
+        kind="check" if order.kind == "check" else "timed",
+        block=order.block,
+        order=order.order,
+        started_at=started_at,
+        duration_ns=time.perf_counter_ns() - started_ns,
+        failure=failure,
+        requests=draft.requests,
+        **draft.facts,
+    )
+
+
+def _attempt(
+    order: LaunchOrder,
+    interpreter: Interpreter,
+    say: Say,
+    watchdog: Watchdog | None,
+    judge: Judge | None,
+    scratch: Path,
+    draft: _Draft,
+) -> Failure | None:
+    nonce = secrets.token_hex(16)
+    environment = {**interpreter.environment, "TMPDIR": str(scratch)}
+    try:
+        child = ChildProcess(interpreter.command(order.module, nonce), environment, scratch, watchdog)
+    except OSError as error:
+        return Failure(reason="spawn-failed", message=str(error), stage="spawn")
+    error: Exception | None = None
+    try:
+        _converse(order, child, nonce, scratch, say, draft)
+    except (ProtocolError, EngineFailure, _WrongOutput) as caught:
+        error = caught
+    finally:
+        exit_code = child.close(grace=0.2 if error else 5.0)
+    if error is not None:
+        return _failure(error, draft.stage, exit_code, child.last_lines())
+    if judge is not None and "logits" in draft.facts:
+        say("comparing logits with the float32 reference")
+        path, sha256, n_rows = draft.facts.pop("logits")
+        draft.facts["fidelity"] = judge(Path(path), sha256, n_rows, draft.facts["loaded"].precision)
+    draft.facts.pop("logits", None)
+    return None
+
+
+class _WrongOutput(Exception):
+    """A well-formed answer that is not the work that was asked for."""
+
+
+def _converse(order: LaunchOrder, child: ChildProcess, nonce: str, scratch: Path, say: Say, draft: _Draft) -> None:
+    client = Client(FrameStream(child.read_fd, child.write_fd))
+    draft.stage = "hello"
+    client.hello(order.case.engine, nonce, HELLO_SECONDS)
+    draft.facts["startup_ns"] = time.perf_counter_ns() - child.started_ns
+    if order.kind == "check":
+        _check(order, client, child, scratch, say, draft)
+    else:
+        _timed(order, client, child, scratch, say, draft)
+    draft.stage = "shutdown"
+    client.unload(order.silence_seconds)
+    client.shutdown(order.silence_seconds)
+
+
+def _check(
+    order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft
+) -> None:
+    with MemorySampler(child.pid) as sampler:
+        _load(order, client, scratch, say, draft)
+        loaded_pss = sampler.mark()
+        for iteration in range(CHECK_REQUESTS):
+            say(f"first requests {iteration + 1}/{CHECK_REQUESTS}")
+            _request(order, client, child, iteration, "warm-up", draft)
+    draft.stage = "memory"
+    account = client.memory(order.silence_seconds)
+    peak = sampler.peak
+    draft.facts["memory"] = MemoryReading(
+        peak_pss_bytes=peak.pss_bytes,
+        peak_pss_anon_bytes=peak.anon_bytes,
+        peak_pss_file_bytes=peak.file_bytes,
+        loaded_pss_bytes=loaded_pss.pss_bytes,
+        max_vm_hwm_bytes=sampler.max_vm_hwm_bytes,
+        n_samples=sampler.n_samples,
+        engine_weights_bytes=account.weights_bytes,
+        engine_kv_cache_bytes=account.kv_cache_bytes,
+        engine_workspace_bytes=account.workspace_bytes,
+        engine_device_peak_bytes=account.device_peak_bytes,
+    )
+    if order.probe is not None:
+        say("fidelity probe")
+        draft.stage = "score"
+        scored = client.score(order.probe, PROBE_PREFILL, order.silence_seconds)
+        draft.facts["logits"] = (scored.path, scored.sha256, scored.n_rows)
+
+
+def _timed(
+    order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft
+) -> None:
+    _load(order, client, scratch, say, draft)
+    wall_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns()
+    for iteration in range(order.warmup + order.iterations):
+        phase = "warm-up" if iteration < order.warmup else "measured"
+        say(f"{phase} request {iteration + 1}/{order.warmup + order.iterations}")
+        _request(order, client, child, iteration, phase, draft)
+    elapsed_ns = time.perf_counter_ns() - wall_ns
+    draft.facts["harness_cpu_share"] = (time.process_time_ns() - cpu_ns) / elapsed_ns
+
+
+def _load(order: LaunchOrder, client: Client, scratch: Path, say: Say, draft: _Draft) -> None:
+    draft.stage = "load"
+    say("loading")
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Progress):
+            say(f"loading: {event.stage} {event.fraction:.0%}")
+
+    sent_ns = time.perf_counter_ns()
+    loaded = client.load(
+        order.silence_seconds,
+        on_event,
+        configuration=order.case.configuration,
+        model_path=str(order.model_path),
+        n_ctx=order.case.workload.n_ctx,
+        device=order.device,
+        threads=order.threads,
+        cache=str(order.cache),
+        scratch=str(scratch),
+    )
+    draft.facts["load_ns"] = time.perf_counter_ns() - sent_ns
+    draft.facts["loaded"] = loaded_facts(loaded)
+
+
+def loaded_facts(loaded: Loaded) -> LoadedFacts:
+    facts = msgspec.structs.asdict(loaded)
+    del facts["id"]
+    facts["stages_ns"] = facts.pop("stages")
+    return LoadedFacts(**facts)
+
+
+def _request(
+    order: LaunchOrder, client: Client, child: ChildProcess, iteration: int, phase: Any, draft: _Draft
+) -> None:
+    draft.stage = f"request {iteration + 1}"
+    workload = order.case.workload
+    prompt = pack_ids(prompt_ids(order.seed, iteration, workload.n_prompt, draft.facts["loaded"].vocab_size))
+    generated, received = client.generate(prompt, workload.n_gen, order.silence_seconds)
+    request = _recorded(generated, received, prompt, workload.n_gen, iteration, phase)
+    if not draft.requests:
+        first_token_ns = generated.t_start_ns + request.t_token_ns[0]
+        draft.facts["cold_start_ns"] = first_token_ns - child.started_ns
+    draft.requests.append(request)
+
+
+def _recorded(
+    generated: Generated, received: Received, prompt: bytes, n_gen: int, iteration: int, phase: Any
+) -> Request:
+    """Raises _WrongOutput unless the engine did the work it was asked for."""
+    times = unpack_times(generated.t_token_ns)
+    tokens = unpack_ids(generated.tokens)
+    if (len(tokens), len(times)) != (n_gen, n_gen):
+        raise _WrongOutput(f"{len(tokens)} tokens and {len(times)} times instead of {n_gen}")
+    if generated.prompt_sha256 != ids_sha256(prompt):
+        raise _WrongOutput("the engine answered another prompt than the one sent")
+    if times[0] < generated.t_start_ns:
+        raise _WrongOutput("the first token is stamped before the request started")
+    disagreement = received.t_received_ns - received.t_sent_ns - (times[-1] - generated.t_start_ns)
+    return Request(
+        phase=phase,
+        iteration=iteration,
+        n_prompt=generated.n_prompt,
+        prompt_sha256=generated.prompt_sha256,
+        tokens_sha256=ids_sha256(generated.tokens),
+        t_start_ns=generated.t_start_ns,
+        t_token_ns=[t - generated.t_start_ns for t in times],
+        clock_disagreement_ns=disagreement,
+        doubts=_clock_doubts(disagreement, times[-1] - generated.t_start_ns),
+    )
+
+
+def _clock_doubts(disagreement_ns: int, duration_ns: int) -> list[str]:
+    """The engine's stamps against ours (research: method M12): more than max(1 ms, 1 %) apart, or longer inside than outside."""
+    if disagreement_ns < 0 or disagreement_ns > max(1_000_000, duration_ns // 100):
+        return [f"engine's and parent's clocks disagree by {disagreement_ns / 1e6:.3f} ms"]
+    return []
+
+
+def _failure(error: Exception, stage: str, exit_code: int | None, stderr_tail: list[str]) -> Failure:
+    hint = detail = ""
+    reason: FailureReason
+    message = str(error)
+    signal_number = -exit_code if exit_code is not None and exit_code < 0 else None
+    match error:
+        case EngineFailure():
+            reason = "out-of-memory" if error.code == "out-of-memory" else "engine-failure"
+            message, hint, detail = f"{error.code}: {error.message}", error.hint, error.detail
+        case _WrongOutput():
+            reason = "wrong-output"
+        case DeadlineExceeded():
+            reason = "hello-timeout" if stage == "hello" else "hang"
+        case StreamClosed() | FrameError() if signal_number is not None:
+            reason, message = "signal", f"killed by signal {signal_number}"
+        case StreamClosed():
+            reason, message = "exit", f"exited with code {exit_code}"
+        case _:
+            reason = "protocol-error"
+    return Failure(
+        reason=reason,
+        message=message,
+        hint=hint,
+        detail=detail,
+        stage=stage,
+        exit_code=exit_code if exit_code is not None and exit_code >= 0 else None,
+        signal=signal_number,
+        stderr_tail=stderr_tail,
+    )

@@ -1,0 +1,363 @@
+"""From the raw launches of one case to its metrics. Pure; every definition is in docs/methodology.md.
+
+Launch value: the median of its valid measured requests. Case value: the log-mean over timed launches. Rates are averaged
+as time per token and then inverted. What is missing is None with a reason, never 0; nothing is rounded here.
+"""
+
+from __future__ import annotations
+
+import collections
+import statistics
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from enginebench_protocol.timing import RequestTiming
+
+from .interval import interval_95, log_mean
+from .record import Case, Launch, LoadedFacts, MemoryReading, Request
+
+GATE_FAILED = "fidelity gate failed"
+GATE_MISSING = "no fidelity reading"
+ABOVE_LIMIT = "above-limit"
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """`reasons` says why there is no value, or why it is invalid; with a valid value it holds cautions."""
+
+    value: float | None
+    unit: str
+    valid: bool
+    reasons: list[str] = []
+    interval: list[float] | None = None
+    """95 % [low, high]; None where launches are too few or the metric is no average over launches."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the device was seen to do in the same run: the bytes that one token reads, at so many tokens per second."""
+
+    label: str
+    read_bytes_per_token: int
+    decode_tps: float
+    interval: list[float] | None = None
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.read_bytes_per_token * self.decode_tps
+
+
+def case_metrics(launches: Sequence[Launch], role: str = "engine", limit: Limit | None = None) -> dict[str, Metric]:
+    """Every metric of one case by name. A case of role "engine" has valid speeds only with a passed fidelity gate."""
+    evidence = Evidence(launches)
+    speeds = _speeds(evidence)
+    speeds["mbu"] = _mbu(evidence, speeds["decode_tps"], limit, reads_cache=role == "engine")
+    memory = _memory(evidence)
+    speeds["tokens_per_second_per_gb"] = _per_gb(speeds["decode_tps"], memory)
+    objection = gate_objection(launches, role)
+    if objection is not None:
+        speeds = {name: _objected(metric, objection) for name, metric in speeds.items()}
+    return {**speeds, **_counts(evidence), **memory}
+
+
+def gate_objection(launches: Sequence[Launch], role: str) -> str | None:
+    """Why speeds of this case must not be believed; None if it passed, or if it is an instrument without logits."""
+    readings = [launch.fidelity for launch in launches if launch.fidelity is not None]
+    if not readings:
+        return GATE_MISSING if role == "engine" else None
+    return None if all(reading.passed for reading in readings) else GATE_FAILED
+
+
+def limit_of(launches: Sequence[Launch], case: Case) -> Limit | None:
+    """The limit that an instrument's case demonstrates; None if it was not measured."""
+    rate = case_metrics(launches, role="instrument")["decode_tps"]
+    facts = Evidence(launches).loaded
+    if rate.value is None or facts is None or facts.read_bytes_per_token == 0:
+        return None
+    return Limit(case.label, facts.read_bytes_per_token, rate.value, rate.interval)
+
+
+class Evidence:
+    """The launches of one case, sorted by what they can testify to."""
+
+    def __init__(self, launches: Sequence[Launch]) -> None:
+        self.checks = [launch for launch in launches if launch.kind == "check"]
+        self.timed = [launch for launch in launches if launch.kind == "timed"]
+        self.good = [launch for launch in self.timed if launch.ok]
+
+    @property
+    def loaded(self) -> LoadedFacts | None:
+        return next((launch.loaded for launch in [*self.good, *self.checks, *self.timed] if launch.loaded), None)
+
+    @property
+    def memory(self) -> MemoryReading | None:
+        return next((launch.memory for launch in reversed(self.checks) if launch.memory), None)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What was left out of the averages, counted."""
+        failures = [launch.failure.reason for launch in self.timed if launch.failure is not None]
+        requests = [request for launch in self.good for request in launch.measured]
+        doubtful = [request for request in requests if request.doubts]
+        cautions = []
+        if failures:
+            cautions.append(f"{len(failures)} of {len(self.timed)} timed launches failed ({_tally(failures)})")
+        if doubtful:
+            causes = _tally(_cause(doubt) for request in doubtful for doubt in request.doubts)
+            cautions.append(f"{len(doubtful)} of {len(requests)} measured requests excluded ({causes})")
+        return cautions
+
+    @property
+    def lack(self) -> str:
+        """Why nothing could be averaged."""
+        if not self.timed:
+            return "no timed launch"
+        return "no timed launch ended well" if not self.good else "no valid measured request"
+
+
+def _cause(doubt: str) -> str:
+    """A doubt without its number, so that equal causes are counted together."""
+    words = doubt.split(":")[0].split()
+    return " ".join(word for word in words if not word[:1].isdigit() and word not in ("by", "ms"))
+
+
+def _tally(names: object) -> str:
+    counts = collections.Counter(names)  # type: ignore[call-overload]
+    return ", ".join(f"{count} x {name}" for name, count in sorted(counts.items()))
+
+
+# ---- speed ----------------------------------------------------------------------------------------------------
+
+
+def valid_requests(launch: Launch) -> list[Request]:
+    return [request for request in launch.measured if not request.doubts]
+
+
+def timing(request: Request) -> RequestTiming:
+    return RequestTiming(request.n_prompt, 0, array("q", request.t_token_ns))
+
+
+def median_of(duration: Callable[[RequestTiming], float | None]) -> Callable[[Launch], float | None]:
+    """Launch → the median of `duration` over its valid measured requests."""
+
+    def of_launch(launch: Launch) -> float | None:
+        found = [duration(timing(request)) for request in valid_requests(launch)]
+        values = [value for value in found if value is not None]
+        return float(statistics.median(values)) if values else None
+
+    return of_launch
+
+
+def first_request_ttft(launch: Launch) -> float | None:
+    if not launch.requests or launch.requests[0].doubts:
+        return None
+    return float(timing(launch.requests[0]).ttft_ns)
+
+
+def warmup_improvement(launch: Launch) -> float | None:
+    """First request ÷ steady request, both from start to last token."""
+    steady = median_of(lambda t: t.e2e_ns)(launch)
+    if not steady or launch.requests[0].doubts:
+        return None
+    return timing(launch.requests[0]).e2e_ns / steady
+
+
+def _shortest_gap(t: RequestTiming) -> float | None:
+    return min(t.itl_ns, default=None)
+
+
+def _longest_gap(t: RequestTiming) -> float | None:
+    return max(t.itl_ns, default=None)
+
+
+LAUNCH_FACTS: dict[str, Callable[[Launch], float | None]] = {
+    "startup_ns": lambda launch: launch.startup_ns,
+    "load_ns": lambda launch: launch.load_ns,
+    "cold_start_ns": lambda launch: launch.cold_start_ns,
+    "first_request_ttft_ns": first_request_ttft,
+}
+TIMES: dict[str, Callable[[RequestTiming], float | None]] = {
+    "ttft_ns": lambda t: t.ttft_ns,
+    "tpot_ns": lambda t: t.tpot_ns,
+    "min_itl_ns": _shortest_gap,
+    "max_itl_ns": _longest_gap,
+    "e2e_ns": lambda t: t.e2e_ns,
+}
+RATES: dict[str, Callable[[RequestTiming], float | None]] = {
+    "prefill_tps": lambda t: t.ttft_ns / t.n_prompt,
+    "decode_tps": lambda t: t.tpot_ns,
+    "peak_decode_tps": _shortest_gap,
+}
+"""Nanoseconds per token of each rate. The first token belongs to the prefill; the peak is the shortest gap."""
+
+
+def _speeds(evidence: Evidence) -> dict[str, Metric]:
+    metrics = {name: _average(evidence, fact, "ns") for name, fact in LAUNCH_FACTS.items()}
+    metrics |= {name: _average(evidence, median_of(duration), "ns") for name, duration in TIMES.items()}
+    for name, duration in RATES.items():
+        metrics[name] = _inverted(_average(evidence, median_of(duration), "ns/tok"))
+    metrics["warmup_improvement"] = _average(evidence, warmup_improvement, "ratio")
+    metrics["cv"] = _variation(evidence)
+    metrics["total_time_ns"] = _total_time(evidence)
+    return metrics
+
+
+def _average(evidence: Evidence, value_of: Callable[[Launch], float | None], unit: str) -> Metric:
+    found = [value for launch in evidence.good if (value := value_of(launch)) is not None]
+    if not found:
+        return _missing(unit, _lack_of_values(evidence))
+    if min(found) <= 0:
+        return _missing(unit, f"{min(found):g} {unit}: below the clock's resolution")
+    return Metric(
+        value=log_mean(found), unit=unit, valid=True, reasons=evidence.cautions, interval=interval_95(found)
+    )
+
+
+def _lack_of_values(evidence: Evidence) -> str:
+    if any(valid_requests(launch) for launch in evidence.good):
+        return "one generated token has no gap to a next one"
+    return evidence.lack
+
+
+def _inverted(per_token: Metric) -> Metric:
+    """ns per token → tokens per second."""
+    if per_token.value is None:
+        return msgspec.structs.replace(per_token, unit="tok/s")
+    turned = [1e9 / bound for bound in reversed(per_token.interval)] if per_token.interval else None
+    return msgspec.structs.replace(per_token, value=1e9 / per_token.value, unit="tok/s", interval=turned)
+
+
+def _variation(evidence: Evidence) -> Metric:
+    """Launch-to-launch coefficient of variation of the time per output token."""
+    found = [value for launch in evidence.good if (value := median_of(lambda t: t.tpot_ns)(launch)) is not None]
+    if not found:
+        return _missing("ratio", _lack_of_values(evidence))
+    if len(found) == 1:
+        return _missing("ratio", "one launch has no spread")
+    spread = statistics.stdev(found) / statistics.fmean(found)
+    return Metric(value=spread, unit="ratio", valid=True, reasons=evidence.cautions)
+
+
+def _total_time(evidence: Evidence) -> Metric:
+    durations = [timing(request).e2e_ns for launch in evidence.good for request in valid_requests(launch)]
+    if not durations:
+        return _missing("ns", evidence.lack)
+    return Metric(value=sum(durations), unit="ns", valid=True, reasons=evidence.cautions)
+
+
+def _counts(evidence: Evidence) -> dict[str, Metric]:
+    requests = sum(len(valid_requests(launch)) for launch in evidence.good)
+    counts = {"iterations": requests, "launches": len(evidence.good)}
+    return {
+        name: Metric(value=count, unit="count", valid=True, reasons=evidence.cautions)
+        if count
+        else _missing("count", evidence.lack)
+        for name, count in counts.items()
+    }
+
+
+# ---- against the limit of the device --------------------------------------------------------------------------
+
+
+def _mbu(evidence: Evidence, rate: Metric, limit: Limit | None, reads_cache: bool) -> Metric:
+    """Memory bandwidth utilisation: bytes that decoding must read per second ÷ what the limit's case read per second.
+
+    Above 1 is impossible work or a limit that was slowed down by others: invalid either way, with no allowance for noise.
+    """
+    facts = evidence.loaded
+    if rate.value is None or facts is None:
+        return _missing("ratio", *rate.reasons)
+    if limit is None:
+        return _missing("ratio", "no limit was measured in this run")
+    if facts.read_bytes_per_token == 0:
+        return _missing("ratio", "the engine does not say what a token reads")
+    token_bytes = facts.read_bytes_per_token
+    if reads_cache:
+        token_bytes += cache_bytes_read(facts, evidence.good[0].case)
+    scale = token_bytes / limit.bytes_per_second
+    value = rate.value * scale
+    interval = [bound * scale for bound in rate.interval] if rate.interval else None
+    if value <= 1.0 + 1e-9:  # the limit's own row, up to rounding
+        return Metric(value=value, unit="ratio", valid=True, reasons=rate.reasons, interval=interval)
+    reasons = [ABOVE_LIMIT, _limit_noise(limit), *rate.reasons]
+    return Metric(value=value, unit="ratio", valid=False, reasons=reasons, interval=interval)
+
+
+def cache_bytes_read(facts: LoadedFacts, case: Case) -> float:
+    """KV bytes that one token reads at the mean context of the decode phase."""
+    workload = case.workload
+    mean_context = workload.n_depth + workload.n_prompt + workload.n_gen / 2
+    return facts.kv_cache_bytes / facts.n_ctx * mean_context
+
+
+def _limit_noise(limit: Limit) -> str:
+    rate = limit.bytes_per_second / 1e9
+    if limit.interval is None:
+        return f"the limit of {rate:.1f} GB/s by {limit.label} has too few launches to know its own noise"
+    low, high = (bound / limit.decode_tps for bound in limit.interval)
+    return f"the limit of {rate:.1f} GB/s by {limit.label} is itself known to {low - 1:+.1%}/{high - 1:+.1%}"
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------
+
+
+def _memory(evidence: Evidence) -> dict[str, Metric]:
+    """Host memory as seen from outside, the engine's account, and what of the peak the account leaves unexplained.
+
+    On a GPU the weights lie in device memory: there the overhead is taken from the engine's device peak.
+    """
+    reading = evidence.memory
+    if reading is None:
+        why = "no check launch" if not evidence.checks else "the check launch failed before memory was read"
+        return {name: _missing("bytes", why) for name in _MEMORY_NAMES}
+    sampled = reading.n_samples > 0
+    device = reading.engine_device_peak_bytes
+    peak = device if device is not None else (reading.peak_pss_bytes if sampled else None)
+    return {
+        "peak_memory_bytes": _bytes(reading.peak_pss_bytes if sampled else None, "no sample was taken"),
+        "device_peak_memory_bytes": _bytes(device, "the engine reports no device memory"),
+        "model_memory_bytes": _bytes(reading.engine_weights_bytes),
+        "kv_cache_bytes": _bytes(reading.engine_kv_cache_bytes),
+        "memory_overhead_bytes": _overhead(peak, reading.engine_weights_bytes + reading.engine_kv_cache_bytes),
+    }
+
+
+_MEMORY_NAMES = (
+    "peak_memory_bytes",
+    "device_peak_memory_bytes",
+    "model_memory_bytes",
+    "kv_cache_bytes",
+    "memory_overhead_bytes",
+)
+
+
+def _overhead(peak: int | None, accounted: int) -> Metric:
+    if peak is None:
+        return _missing("bytes", "no sample was taken")
+    reasons = [] if peak >= accounted else ["the engine accounts for more than the peak: pages not resident, or a wrong account"]
+    return Metric(value=peak - accounted, unit="bytes", valid=not reasons, reasons=reasons)
+
+
+def _per_gb(rate: Metric, memory: dict[str, Metric]) -> Metric:
+    """Decoded tokens per second for each 10^9 bytes of peak memory, of the device where there is one."""
+    unit = "tok/s/GB"
+    peak = memory["device_peak_memory_bytes"].value or memory["peak_memory_bytes"].value
+    if rate.value is None:
+        return _missing(unit, *rate.reasons)
+    if not peak:
+        return _missing(unit, *memory["peak_memory_bytes"].reasons)
+    interval = [bound / (peak / 1e9) for bound in rate.interval] if rate.interval else None
+    return Metric(value=rate.value / (peak / 1e9), unit=unit, valid=True, reasons=rate.reasons, interval=interval)
+
+
+def _bytes(value: int | None, why: str = "") -> Metric:
+    return _missing("bytes", why) if value is None else Metric(value=value, unit="bytes", valid=True)
+
+
+def _missing(unit: str, *reasons: str) -> Metric:
+    return Metric(value=None, unit=unit, valid=False, reasons=list(reasons))
+
+
+def _objected(metric: Metric, objection: str) -> Metric:
+    return msgspec.structs.replace(metric, valid=False, reasons=[objection, *metric.reasons])

@@ -1,0 +1,34 @@
+"""The committed pins of an engine: names, versions and hashes, no addresses (`uv.lock` names hosts, so it stays local)."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from .discovery import ROOT, EngineInfo
+from .errors import UnavailableError
+
+
+def resolved_pins(info: EngineInfo, root: Path = ROOT) -> str:
+    """What the project files resolve to today. Raises UnavailableError if uv cannot resolve."""
+    done = subprocess.run(
+        ["uv", "export", "--package", info.package, *"--no-header --no-emit-workspace --no-default-groups".split(),
+         "--format", "requirements.txt", "--no-annotate", "--quiet"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise UnavailableError(f"{info.package}: uv export failed: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def pins_file(info: EngineInfo) -> Path:
+    return Path(info.folder) / "pins.txt"
+
+
+def drifted(info: EngineInfo, root: Path = ROOT) -> bool:
+    """True if the committed pins are not what the project files resolve to."""
+    file = pins_file(info)
+    return not file.exists() or file.read_text() != resolved_pins(info, root)

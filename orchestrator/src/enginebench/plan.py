@@ -1,0 +1,111 @@
+"""What will be run, decided before anything is spawned: cases, presets, blocks, and how long it may take.
+
+Pure: the same request gives the same plan. What the machine turns out to be able to do is `schedule`.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from enginebench_models.config import LlamaConfig
+
+from .errors import UsageError, unknown
+from .record import Case, Workload
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much evidence to gather. `verdicts` false: indicative numbers only."""
+
+    name: str
+    launches: int
+    iterations: int
+    warmup: int
+    workload: Workload
+    time_budget_seconds: float | None
+    verdicts: bool
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("smoke", 1, 2, 1, Workload(n_prompt=32, n_gen=16), 660.0, verdicts=False),
+        Preset("quick", 3, 5, 2, Workload(n_prompt=128, n_gen=64), 900.0, verdicts=False),
+        Preset("standard", 10, 10, 3, Workload(n_prompt=128, n_gen=128), None, verdicts=True),
+        Preset("rigorous", 20, 10, 5, Workload(n_prompt=512, n_gen=128), None, verdicts=True),
+    )
+}
+
+
+def preset(
+    name: str,
+    n_prompt: int | None = None,
+    n_gen: int | None = None,
+    iterations: int | None = None,
+    time_budget_seconds: float | None = None,
+) -> Preset:
+    """A preset with what the user changed. Raises UsageError on an unknown name or a count below one."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    chosen = PRESETS[name]
+    workload = Workload(n_prompt=n_prompt or chosen.workload.n_prompt, n_gen=n_gen or chosen.workload.n_gen)
+    return replace(
+        chosen,
+        workload=workload,
+        iterations=iterations or chosen.iterations,
+        time_budget_seconds=time_budget_seconds or chosen.time_budget_seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cases and how often to launch them; `blocks` hold every case once, each in its own random order."""
+
+    preset: Preset
+    cases: tuple[Case, ...]
+    seed: int
+
+    @property
+    def blocks(self) -> list[list[Case]]:
+        return [self.block(number) for number in range(self.preset.launches)]
+
+    def block(self, number: int) -> list[Case]:
+        """Block `number` in its seeded order (a randomised complete block design)."""
+        order = list(self.cases)
+        random.Random(f"enginebench:{self.seed}:block:{number}").shuffle(order)  # noqa: S311 (not for secrets)
+        return order
+
+
+def check_fits(workload: Workload, config: LlamaConfig, file_bytes: int, memory_bytes: int) -> None:
+    """Raises UsageError if the context or this machine's memory is too small for one request."""
+    tokens = workload.n_depth + workload.n_prompt + workload.n_gen
+    if tokens > config.max_context:
+        raise UsageError(
+            f"n_prompt {workload.n_prompt} + n_gen {workload.n_gen} = {tokens} tokens exceed the model's context of "
+            f"{config.max_context}: ask for fewer"
+        )
+    needed = file_bytes + tokens * config.kv_bytes_per_token(2)
+    if needed > memory_bytes:
+        raise UsageError(
+            f"the model and a KV cache of {tokens} tokens need {needed / 1e9:.1f} GB, this machine has "
+            f"{memory_bytes / 1e9:.1f} GB: choose a smaller model or fewer tokens"
+        )
+
+
+ASSUMED_BANDWIDTH = {"cpu": 15e9, "cuda": 1.5e12}
+ASSUMED_FLOPS = {"cpu": 100e9, "cuda": 100e12}
+ASSUMED_LAUNCH_SECONDS = 15.0
+"""For the estimate of a dry run only; a real run measures its own pilot."""
+
+
+def rough_seconds(plan: Plan, config: LlamaConfig, device: str) -> float:
+    """A guess before anything was measured: bytes over an assumed bandwidth, operations over an assumed rate."""
+    elements = config.read_elements_per_token()
+    workload = plan.preset.workload
+    request = workload.n_gen * elements * 2 / ASSUMED_BANDWIDTH[device]
+    request += workload.n_prompt * elements * 2 / ASSUMED_FLOPS[device]
+    per_launch = ASSUMED_LAUNCH_SECONDS + (plan.preset.warmup + plan.preset.iterations) * request
+    check = ASSUMED_LAUNCH_SECONDS + 4 * request
+    whole = len(plan.cases) * (check + plan.preset.launches * per_launch)
+    return min(whole, plan.preset.time_budget_seconds or whole)

@@ -1,0 +1,174 @@
+"""What a run records: raw facts only, as they are journalled. Metrics are derived from these, never stored in place of them.
+
+msgspec Structs, so that a record is one line of JSON and is checked when it is read back.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PROBE_PREFILL, PROBE_DECODE = 64, 64
+"""The fidelity probe: tokens that go through prefill, then through cached decode."""
+
+FailureReason = Literal[
+    "spawn-failed",
+    "hello-timeout",
+    "protocol-error",
+    "exit",
+    "signal",
+    "out-of-memory",
+    "hang",
+    "engine-failure",
+    "wrong-output",
+    "interrupted",
+]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records."""
+
+
+class Workload(Record):
+    """One request's work, in llama-bench's words: pp = prompt tokens, tg = generated tokens."""
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+    batch_size: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"pp{self.n_prompt}+tg{self.n_gen}" + (f"@d{self.n_depth}" if self.n_depth else "")
+
+    @property
+    def n_ctx(self) -> int:
+        """Positions to allocate: the same in every launch of a case, so that the fidelity probe runs the timed graphs."""
+        return max(self.n_depth + self.n_prompt + self.n_gen, PROBE_PREFILL + PROBE_DECODE)
+
+
+class Case(Record):
+    """engine:configuration × model × workload."""
+
+    engine: str
+    configuration: str
+    model: str
+    workload: Workload
+
+    @property
+    def id(self) -> str:
+        return f"{self.engine}:{self.configuration}/{self.model}/{self.workload.name}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.engine}:{self.configuration}"
+
+
+class Request(Record):
+    """One generate request. `t_token_ns` counts from `t_start_ns`; the stamps are the engine's."""
+
+    phase: Literal["warm-up", "measured"]
+    iteration: int
+    n_prompt: int
+    prompt_sha256: str
+    tokens_sha256: str
+    t_start_ns: int
+    t_token_ns: list[int]
+    clock_disagreement_ns: int
+    """Parent's duration minus the engine's, for the whole request."""
+    doubts: list[str] = []
+    """Recorded causes that make this sample invalid; empty means valid."""
+
+
+class LoadedFacts(Record):
+    """The engine's report of what it really loaded (protocol message `loaded`)."""
+
+    weights_fingerprint: str
+    precision: str
+    weight_dtype: str
+    activation_dtype: str
+    kv_dtype: str
+    device: str
+    threads: int
+    n_ctx: int
+    vocab_size: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    read_bytes_per_token: int
+    stages_ns: dict[str, int]
+    versions: dict[str, str]
+
+
+class MemoryReading(Record):
+    """Bytes. `peak_pss` is the highest ΣPSS over the process tree during load and one request; sampled from outside."""
+
+    peak_pss_bytes: int
+    peak_pss_anon_bytes: int
+    peak_pss_file_bytes: int
+    loaded_pss_bytes: int
+    """ΣPSS after load, before the first request."""
+    max_vm_hwm_bytes: int
+    n_samples: int
+    engine_weights_bytes: int
+    engine_kv_cache_bytes: int
+    engine_workspace_bytes: int | None = None
+    engine_device_peak_bytes: int | None = None
+
+
+class FidelityReading(Record):
+    """Distance of the engine's logits from the float32 reference over the probe; nats, and logit units."""
+
+    passed: bool
+    reasons: list[str]
+    precision: str
+    n_positions: int
+    mean_kld: float
+    max_kld: float
+    top1: float
+    max_abs_logit: float
+
+
+class Failure(Record):
+    """Why a launch did not end well. `stderr_tail` holds the engine's last lines."""
+
+    reason: FailureReason
+    message: str
+    hint: str = ""
+    detail: str = ""
+    stage: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    stderr_tail: list[str] = []
+
+
+class Launch(Record):
+    """One child process of one case. `check` launches admit a case (fidelity, memory) and are never timed for results."""
+
+    case: Case
+    kind: Literal["check", "timed"]
+    block: int
+    order: int
+    started_at: str
+    duration_ns: int
+    failure: Failure | None = None
+    startup_ns: int | None = None
+    """spawn → hello: interpreter start and imports."""
+    load_ns: int | None = None
+    """load request → loaded."""
+    cold_start_ns: int | None = None
+    """spawn → first token of the first request."""
+    loaded: LoadedFacts | None = None
+    requests: list[Request] = []
+    memory: MemoryReading | None = None
+    fidelity: FidelityReading | None = None
+    harness_cpu_share: float | None = None
+    """CPU time of the orchestrator ÷ wall time, over the timed requests."""
+
+    @property
+    def ok(self) -> bool:
+        return self.failure is None
+
+    @property
+    def measured(self) -> list[Request]:
+        return [r for r in self.requests if r.phase == "measured"]

@@ -1,0 +1,301 @@
+"""A run from start to end: choose, locate, install, admit, time, judge, store.
+
+Bad input is refused before anything is spawned or written. After that every failure is a row of the result.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from enginebench_models.checkpoint import Checkpoint, open_checkpoint
+from enginebench_models.detect import check_model_type
+from enginebench_models.errors import ModelError
+from enginebench_models.fidelity import probe_ids
+from enginebench_models.store import LocatedModel, locate
+from enginebench_protocol.host import cache_folder, default_device
+
+from . import discovery, environment, fidelity_gate, machine
+from .discovery import EngineInfo
+from .environment import Interpreter
+from .errors import UnavailableError, UsageError
+from .journal import Journal
+from .launch import Judge, LaunchOrder, run_launch
+from .plan import Plan, Preset, check_fits
+from .process import Watchdog, become_subreaper
+from .progress import ProgressBar
+from .record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch
+from .result import CaseFacts, assemble, write_result
+from .schedule import Cost, Fit, cost_of, fit
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for, checked for form only."""
+
+    names: tuple[str, ...]
+    model: str
+    model_type: str | None
+    weights: str
+    preset: Preset
+    device: str
+    threads: int
+    seed: int
+    results: Path
+    silence_seconds: float
+    overrides: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model of a run: where it is and what it is."""
+
+    source: str
+    located: LocatedModel
+    checkpoint: Checkpoint
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        config = self.checkpoint.config
+        return {
+            "name": self.located.name,
+            "source": self.source,
+            "weights": self.located.weights,
+            "fingerprint": self.checkpoint.fingerprint,
+            "format": self.checkpoint.format,
+            "file_bytes": self.checkpoint.file_bytes,
+            "shape": {name: getattr(config, name) for name in _SHAPE},
+        }
+
+
+_SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "tied_embeddings")
+
+
+def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
+    """The engines and configurations asked for. Raises UsageError on a name that does not exist, or a missing GPU."""
+    if request.device == "cuda" and default_device() != "cuda":
+        raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
+    return discovery.select(request.names, discovery.discover())
+
+
+def find_model(source: str, weights: str, model_type: str | None, preset: Preset) -> Model:
+    """Locate (or synthesise) and check the model. Raises UsageError with the remedy."""
+    try:
+        if model_type is not None and Path(source).exists():
+            check_model_type(Path(source), model_type)
+        located = locate(source, weights, cache_folder() / "models")
+        checkpoint = open_checkpoint(located.path)
+    except ModelError as error:
+        raise UsageError(str(error)) from None
+    check_fits(preset.workload, checkpoint.config, checkpoint.file_bytes, psutil.virtual_memory().total)
+    return Model(source, located, checkpoint)
+
+
+def plan_of(request: RunRequest, chosen: list[tuple[EngineInfo, str]], model: Model) -> Plan:
+    cases = tuple(
+        Case(
+            engine=info.name,
+            configuration=configuration,
+            model=model.located.name,
+            workload=request.preset.workload,
+        )
+        for info, configuration in chosen
+    )
+    return Plan(request.preset, cases, request.seed)
+
+
+class Run:
+    """The state of one run: what is known of each case, and the journal that outlives us."""
+
+    def __init__(
+        self, request: RunRequest, chosen: list[tuple[EngineInfo, str]], model: Model, bar: ProgressBar
+    ) -> None:
+        self.request = request
+        self.model = model
+        self.bar = bar
+        self.plan = plan_of(request, chosen, model)
+        self.infos = {case.id: info for case, (info, _) in zip(self.plan.cases, chosen, strict=True)}
+        self.unavailable: dict[str, str] = {}
+        self.interpreters: dict[str, Interpreter] = {}
+        self.launches: list[Launch] = []
+        self.left_out: list[str] = []
+        self.run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.folder = request.results / self.run_id
+        self.probe = probe_ids(model.checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE)
+
+    def execute(self) -> Path:
+        """Run everything; returns the path of result.json. An interrupt keeps what was measured."""
+        self._install()
+        self.folder.mkdir(parents=True)
+        become_subreaper()
+        facts, before = machine.environment(), machine.noise()
+        self.fit = Fit(self.request.preset.launches, self.request.preset.iterations, self.request.preset.warmup, ())
+        watchdog = Watchdog()
+        with Journal.create(self.folder / "journal", self._header(facts)) as journal:
+            try:
+                self._launch_all(watchdog, journal)
+            except KeyboardInterrupt:
+                self.left_out.append("the rest: interrupted")
+            finally:
+                watchdog.close()
+        facts = {**facts, "noise_before": before, "noise_after": machine.noise()}
+        return self._store(facts)
+
+    def _install(self) -> None:
+        """Interpreters for every engine that can run here; a reason for each that cannot."""
+        reasons: dict[str, str] = {}
+        for case in self.plan.cases:
+            info = self.infos[case.id]
+            reason = reasons.get(info.name) or self._cannot_run(info, case.configuration)
+            if reason is None and info.name not in self.interpreters:
+                try:
+                    self.interpreters[info.name] = environment.prepare(info, self.request.overrides, self.bar.note)
+                except UnavailableError as error:
+                    reason = reasons[info.name] = str(error)
+            if reason is not None:
+                self.unavailable[case.id] = reason
+
+    def _cannot_run(self, info: EngineInfo, configuration: str) -> str | None:
+        reason = discovery.unavailable_reason(info, configuration, self.request.device)
+        checkpoint = self.model.checkpoint
+        if reason is None and info.role != "test" and checkpoint.format not in info.formats:
+            reason = f"reads {' and '.join(info.formats)} files, this model is {checkpoint.format}"
+        if reason is None and info.configurations[configuration].precision == "float32":
+            needed, free = 4 * checkpoint.config.weight_elements(), psutil.virtual_memory().available
+            if self.request.device == "cpu" and needed > free:
+                reason = f"float32 weights need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        return reason
+
+    def _launch_all(self, watchdog: Watchdog, journal: Journal) -> None:
+        started = time.monotonic()
+        runnable = [case for case in self.plan.cases if case.id not in self.unavailable]
+        costs = {}
+        for order, case in enumerate(runnable):
+            self.bar.begin(f"check  {case.label}", order, len(runnable))
+            launch = self._launch(case, "check", 0, order, watchdog, journal)
+            if launch.ok and (launch.fidelity is None or launch.fidelity.passed):
+                costs[case.id] = cost_of(launch)
+        self.fit = self._fit(list(costs.values()), started)
+        self.left_out += self.fit.left_out
+        self._timed_blocks(costs, started, watchdog, journal)
+
+    def _fit(self, costs: list[Cost], started: float) -> Fit:
+        budget = self.request.preset.time_budget_seconds
+        left = None if budget is None else budget - (time.monotonic() - started)
+        return fit(self.request.preset, costs, left)
+
+    def _timed_blocks(self, costs: dict[str, Cost], started: float, watchdog: Watchdog, journal: Journal) -> None:
+        per_case = {id_: cost.launch_seconds(self.fit.warmup, self.fit.iterations) for id_, cost in costs.items()}
+        blocks = [[c for c in self.plan.block(b) if c.id in costs] for b in range(self.fit.launches)]
+        total = sum(len(block) for block in blocks)
+        self.bar.expect(sum(per_case.values()) * len(blocks))
+        budget = self.request.preset.time_budget_seconds
+        done = 0
+        for number, block in enumerate(blocks):
+            expected_end = time.monotonic() - started + sum(per_case[c.id] for c in block)
+            if number > 0 and budget is not None and expected_end > budget:
+                self.left_out.append(f"{len(blocks) - number} further launches per case: they took longer than expected")
+                return
+            for order, case in enumerate(block):
+                self.bar.begin(f"launch {number + 1}/{len(blocks)}  {case.label}", done, total)
+                self._launch(case, "timed", number, order, watchdog, journal)
+                done += 1
+
+    def _launch(
+        self, case: Case, kind: str, block: int, number: int, watchdog: Watchdog, journal: Journal
+    ) -> Launch:
+        info = self.infos[case.id]
+        judged = kind == "check" and info.role == "engine"
+        order = LaunchOrder(
+            case=case,
+            kind=kind,
+            block=block,
+            order=number,
+            module=info.module,
+            model_path=self.model.located.path,
+            device=self.request.device,
+            threads=self.request.threads,
+            cache=self._kernel_cache(info),
+            seed=self.request.seed,
+            warmup=self.fit.warmup,
+            iterations=self.fit.iterations,
+            silence_seconds=self.request.silence_seconds,
+            probe=self.probe if judged else None,
+        )
+        judge = self._judge if judged else None
+        launch = run_launch(order, self.interpreters[info.name], self.bar.say, watchdog, judge)
+        journal.append(launch)
+        self.launches.append(launch)
+        if launch.failure is not None:
+            self.bar.note(f"{case.label}: {launch.failure.reason}: {launch.failure.message}")
+        return launch
+
+    @property
+    def _judge(self) -> Judge:
+        def judge(logits: Path, sha256: str, n_rows: int, precision: str) -> FidelityReading:
+            return fidelity_gate.judge(
+                self.model.checkpoint, self.probe, PROBE_PREFILL, logits, sha256, n_rows, precision
+            )
+
+        return judge
+
+    def _kernel_cache(self, info: EngineInfo) -> Path:
+        folder = cache_folder() / "kernels" / info.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _header(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return {"run_id": self.run_id, "environment": facts, "plan": self._plan_facts()}
+
+    def _plan_facts(self) -> dict[str, Any]:
+        workload = self.plan.preset.workload
+        return {
+            "preset": self.plan.preset.name,
+            "verdicts": self.plan.preset.verdicts,
+            "seed": self.plan.seed,
+            "device": self.request.device,
+            "threads": self.request.threads,
+            "launches": self.fit.launches,
+            "iterations": self.fit.iterations,
+            "warmup": self.fit.warmup,
+            "time_budget_s": self.plan.preset.time_budget_seconds,
+            "models": [self.model.facts],
+            "workloads": [
+                {
+                    "name": workload.name,
+                    "n_prompt": workload.n_prompt,
+                    "n_gen": workload.n_gen,
+                    "n_depth": workload.n_depth,
+                    "batch_size": workload.batch_size,
+                    "n_ctx": workload.n_ctx,
+                }
+            ],
+            "blocks": [[case.id for case in self.plan.block(b)] for b in range(self.fit.launches)],
+            "left_out": self.left_out,
+        }
+
+    def _store(self, facts: dict[str, Any]) -> Path:
+        cases = [
+            CaseFacts(
+                case=case,
+                role=self.infos[case.id].role,
+                unavailable=self.unavailable.get(case.id),
+                pins_sha256=self._interpreter_of(case, "pins_sha256"),
+                versions=dict(self._interpreter_of(case, "versions") or {}),
+            )
+            for case in self.plan.cases
+        ]
+        result = assemble(self.run_id, facts, self._plan_facts(), cases, self.launches)
+        path = self.folder / "result.json"
+        write_result(path, result)
+        return path
+
+    def _interpreter_of(self, case: Case, name: str) -> Any:
+        interpreter = self.interpreters.get(case.engine)
+        return getattr(interpreter, name) if interpreter else None

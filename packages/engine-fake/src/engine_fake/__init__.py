@@ -1,0 +1,1 @@
+"""An engine of known speed: scripted tokens and delays, and misbehaviour on request."""

@@ -1,0 +1,92 @@
+"""The protocol verbs of an engine without a model: it answers by the script of its configuration.
+
+It reads no weights, so it has no logits and no place in a comparison of engines: it stands for one whose speed, size
+or fault is known beforehand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.messages import Load, Loaded
+
+from .pace import now_ns, paced, sharpen_timers
+from .script import SCRIPTS, VOCABULARY, Script
+
+
+class FakeEngine(Engine):
+    """An engine of known speed."""
+
+    name = "fake"
+    configurations = {name: script.description for name, script in SCRIPTS.items()}
+
+    def __init__(self) -> None:
+        self._script = SCRIPTS["default"]
+        self._held = bytearray()
+        self._n_requests = 0
+
+    def load(self, request: Load, progress: ProgressSink) -> Loaded:
+        """Any path will do; it is only named."""
+        self._script = script = SCRIPTS[request.configuration]
+        self._n_requests = 0
+        sharpen_timers()
+        progress("read", 0.5)
+        script.on_load()
+        self._held = touched(script.held_bytes)
+        progress("read", 1.0)
+        return _report(request, script)
+
+    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+        start_ns = now_ns()  # first of all: making the script up is part of the prefill
+        script, n_earlier = self._script, self._n_requests
+        self._n_requests += 1
+        script.on_generate()
+        ids = script.ids(prompt, n_gen, n_earlier)
+        return paced(ids, script.delays_ns(len(ids), n_earlier), start_ns)
+
+    def score(self, tokens: array[int], n_prefill: int) -> Logits:
+        raise EngineFailure("unsupported", "engine-fake has no model, hence no logits")
+
+    def memory(self) -> MemoryAccount:
+        return MemoryAccount(weights_bytes=len(self._held), kv_cache_bytes=0)
+
+    def unload(self) -> None:
+        self._held = bytearray()
+
+
+def touched(n_bytes: int) -> bytearray:
+    """Resident memory: a page counts only once it has been written."""
+    held = bytearray(n_bytes)
+    held[::4096] = b"\x01" * len(held[::4096])
+    return held
+
+
+def fingerprint(path: Path) -> str:
+    """Of the name, and the size if there is such a file: enough to tell two runs apart, no hash of any weights."""
+    size = path.stat().st_size if path.is_file() else None
+    return hashlib.sha256(f"{path.name}:{size}".encode()).hexdigest()
+
+
+def _report(request: Load, script: Script) -> Loaded:
+    return Loaded(
+        id=request.id,
+        weights_fingerprint=fingerprint(Path(request.model_path)),
+        precision="none",
+        weight_dtype="none",
+        activation_dtype="none",
+        kv_dtype="none",
+        device=request.device,
+        threads=request.threads,
+        n_ctx=request.n_ctx,
+        vocab_size=VOCABULARY,
+        weights_bytes=script.held_bytes,
+        kv_cache_bytes=0,
+        read_bytes_per_token=0,
+        stages={},
+        versions={},
+    )

@@ -1,0 +1,81 @@
+"""What each configuration does: how fast it answers, what it answers, and what goes wrong while it does."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import misbehaviour
+from .misbehaviour import nothing
+
+MILLISECOND = 1_000_000
+VOCABULARY = 2048
+
+
+@dataclass(frozen=True)
+class Script:
+    """Delays in nanoseconds; `token_ns` holds for every token after the first, which takes `prefill_ns`."""
+
+    description: str
+    prefill_ns: int = MILLISECOND
+    token_ns: int = MILLISECOND
+    jitter: float = 0.0
+    """Standard deviation of each delay as a share of it."""
+    warmup_requests: int = 0
+    """As many first requests take twice as long."""
+    held_bytes: int = 0
+    on_load: Callable[[], None] = nothing
+    on_generate: Callable[[], None] = nothing
+    missing_tokens: int = 0
+    forgetful: bool = False
+    """Ids depend on how many requests came before."""
+    first_id: int = 0
+    """Added to every id; VOCABULARY puts all of them out of range."""
+
+    def delays_ns(self, n_gen: int, n_earlier: int) -> list[int]:
+        factor = 2 if n_earlier < self.warmup_requests else 1
+        exact = [factor * self.prefill_ns] + [factor * self.token_ns] * (n_gen - 1)
+        if not self.jitter:
+            return exact
+        draw = random.Random(f"engine-fake:{n_earlier}")
+        return [max(0, round(ns * (1 + self.jitter * draw.gauss(0, 1)))) for ns in exact]
+
+    def ids(self, prompt: array[int], n_gen: int, n_earlier: int) -> list[int]:
+        """A function of the prompt alone, unless the script says otherwise."""
+        seed = zlib.crc32(prompt.tobytes(), n_earlier if self.forgetful else 0)
+        return [self.first_id + (seed + 7919 * i) % VOCABULARY for i in range(n_gen - self.missing_tokens)]
+
+
+SCRIPTS = {
+    "default": Script("1 ms per token, exactly"),
+    "instant": Script("no delay at all: what is left is the suite's own time", prefill_ns=0, token_ns=0),
+    "slow1": Script("1 % slower than default", prefill_ns=1_010_000, token_ns=1_010_000),
+    "slow": Script("5 % slower than default", prefill_ns=1_050_000, token_ns=1_050_000),
+    "slow20": Script("20 % slower than default", prefill_ns=1_200_000, token_ns=1_200_000),
+    "jitter": Script("1 ms per token with a seeded standard deviation of 5 %", jitter=0.05),
+    "warmup": Script("the first 3 requests take twice as long", warmup_requests=3),
+    "memory": Script("holds 256 MiB of touched memory", held_bytes=256 * 2**20),
+    "noisy-stdout": Script(
+        "writes to stdout in four ways; none may reach the protocol",
+        on_load=misbehaviour.write_to_stdout,
+        on_generate=misbehaviour.write_to_stdout,
+    ),
+    "flood-stderr": Script("writes 8 MiB to stderr while it loads", on_load=misbehaviour.flood_stderr),
+    "orphan": Script("leaves a process of its own session behind", on_load=misbehaviour.leave_orphan),
+    "refuse": Script("answers load with a failure", on_load=misbehaviour.refuse),
+    "out-of-memory": Script("runs out of host memory while it loads", on_load=misbehaviour.run_out_of_memory),
+    "exit": Script("exits with code 3 while it loads", on_load=misbehaviour.leave),
+    "bug": Script("raises an unexpected exception in generate", on_generate=misbehaviour.fail_unexpectedly),
+    "crash": Script("dies of SIGSEGV in generate", on_generate=misbehaviour.crash),
+    "hang": Script("never yields a token", on_generate=misbehaviour.hang),
+    "stubborn": Script("hangs and ignores SIGTERM", on_generate=misbehaviour.hang_stubbornly),
+    "native-hang": Script(
+        "hangs in native code that holds the interpreter", on_generate=misbehaviour.hang_in_native_code
+    ),
+    "short": Script("yields one token too few", missing_tokens=1),
+    "wrong": Script("answers the same prompt differently each time", forgetful=True),
+    "out-of-range": Script("yields ids outside its vocabulary", first_id=VOCABULARY),
+}

@@ -1,0 +1,62 @@
+"""What is really held, read off the tensors in use: dtypes, bytes, device, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from tinygrad import Device, Tensor, dtypes
+from tinygrad.dtype import DType
+from tinygrad.helpers import CPU_COUNT, GlobalCounters
+
+from engine_tinygrad.graphs import Graphs
+from engine_tinygrad.model import Weights
+
+NAMES: dict[DType, str] = {dtypes.float16: "float16", dtypes.bfloat16: "bfloat16", dtypes.float32: "float32"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """`workspace_bytes` is everything tinygrad has allocated beyond weights and cache."""
+
+    weight_dtype: str
+    activation_dtype: str
+    kv_dtype: str
+    device: str
+    threads: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    workspace_bytes: int
+    read_bytes_per_token: int
+
+
+def of(graphs: Graphs) -> Held:
+    llama = graphs.llama
+    weights, cache = total_bytes(all_weights(llama.weights)), total_bytes(llama.caches)
+    allocated = sum(GlobalCounters.mem_used_per_device.values())
+    untied = llama.weights.lm_head is not llama.weights.embed_tokens
+    return Held(
+        weight_dtype=NAMES[llama.weights.lm_head.dtype],
+        activation_dtype=NAMES[graphs.activation_dtype],
+        kv_dtype=NAMES[llama.caches[0].dtype],
+        device=repr(Device[graphs.device].renderer.target),
+        threads=CPU_COUNT.value if graphs.device == "CPU" else 1,
+        weights_bytes=weights,
+        kv_cache_bytes=cache,
+        workspace_bytes=max(0, allocated - weights - cache),
+        read_bytes_per_token=weights - (total_bytes([llama.weights.embed_tokens]) if untied else 0),
+    )
+
+
+def all_weights(weights: Weights) -> list[Tensor]:
+    """Every tensor once: a tied output head is the embedding table."""
+    tensors = [weights.embed_tokens, weights.norm]
+    if weights.lm_head is not weights.embed_tokens:
+        tensors.append(weights.lm_head)
+    for layer in weights.layers:
+        tensors += [getattr(layer, field.name) for field in fields(layer)]
+    return tensors
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(int(tensor.nbytes()) for tensor in tensors)

@@ -1,0 +1,182 @@
+"""tinygrad behind the engine interface. The only module that knows messages.
+
+tinygrad reads its settings when it is imported, so the modules that import it are themselves imported inside `load`.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from enginebench_models.checkpoint import Checkpoint, open_checkpoint
+from enginebench_models.errors import ModelError, UnsupportedModel
+from enginebench_protocol.engine import Engine, MemoryAccount, ProgressSink
+from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.messages import Load, Loaded
+
+from engine_tinygrad.backend import (
+    Backend,
+    SettingsConflict,
+    UnknownDevice,
+    choose_backend,
+    compiler_version,
+    prepare,
+)
+
+if TYPE_CHECKING:
+    from engine_tinygrad.graphs import Graphs
+
+BEAM_WIDTHS = {"default": 0, "beam": 2}
+
+
+class TinygradEngine(Engine):
+    """LLaMA-3 written on tinygrad."""
+
+    name = "tinygrad"
+    configurations: ClassVar[Mapping[str, str]] = {
+        "default": "float16 weights, kernels from tinygrad's own heuristics",
+        "beam": "default with a BEAM=2 kernel search inside load",
+    }
+
+    def __init__(self) -> None:
+        self._graphs: Graphs | None = None
+        self._n_ctx = 0
+
+    def load(self, request: Load, progress: ProgressSink) -> Loaded:
+        self.unload()
+        stages: dict[str, int] = {}
+        with explained():
+            beam_width = BEAM_WIDTHS[request.configuration]
+            backend = choose_backend(request.device)
+            checkpoint = open_checkpoint(Path(request.model_path))
+            check_context(request, checkpoint)
+            with stage(stages, "import"):
+                prepare(backend, request.threads, Path(request.cache))
+                from engine_tinygrad import account, graphs
+            with stage(stages, "read"):
+                llama = graphs.load_llama(checkpoint, backend, request.n_ctx, lambda f: progress("read", f))
+            self._graphs = graphs.Graphs(llama, backend.chunk)
+            with stage(stages, "compile"):
+                self._graphs.capture(beam_width, lambda f: progress("compile", f))
+        self._n_ctx = request.n_ctx
+        settle_garbage_collector()
+        held = account.of(self._graphs)
+        return Loaded(
+            id=request.id,
+            weights_fingerprint=checkpoint.fingerprint,
+            precision="16-bit",
+            weight_dtype=held.weight_dtype,
+            activation_dtype=held.activation_dtype,
+            kv_dtype=held.kv_dtype,
+            device=held.device,
+            threads=held.threads,
+            n_ctx=request.n_ctx,
+            vocab_size=checkpoint.config.vocab_size,
+            weights_bytes=held.weights_bytes,
+            kv_cache_bytes=held.kv_cache_bytes,
+            read_bytes_per_token=held.read_bytes_per_token,
+            stages=stages,
+            versions=versions(backend),
+        )
+
+    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+        graphs = self._ready(prompt, len(prompt) + n_gen - 1)
+        token = graphs.prefill(prompt).read_token()
+        yield token
+        for position in range(len(prompt), len(prompt) + n_gen - 1):
+            token = graphs.decode(token, position).read_token()
+            yield token
+
+    def score(self, tokens: array[int], n_prefill: int) -> npt.NDArray[np.float32]:
+        graphs = self._ready(tokens, len(tokens))
+        rows = [graphs.prefill(tokens[:n_prefill]).read_logits()]
+        for position in range(n_prefill, len(tokens)):
+            rows.append(graphs.decode(tokens[position], position).read_logits())
+        return np.stack(rows)
+
+    def memory(self) -> MemoryAccount:
+        graphs = self._loaded()
+        from engine_tinygrad import account
+
+        held = account.of(graphs)
+        return MemoryAccount(held.weights_bytes, held.kv_cache_bytes, workspace_bytes=held.workspace_bytes)
+
+    def unload(self) -> None:
+        self._graphs = None
+        gc.unfreeze()
+        gc.collect()
+
+    def _loaded(self) -> Graphs:
+        if self._graphs is None:
+            raise EngineFailure("bad-request", "no model is loaded", "send load first")
+        return self._graphs
+
+    def _ready(self, tokens: array[int], n_positions: int) -> Graphs:
+        graphs = self._loaded()
+        vocab_size = graphs.llama.config.vocab_size
+        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
+            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
+        if n_positions > self._n_ctx:
+            raise EngineFailure(
+                "bad-request", f"{n_positions} positions exceed the {self._n_ctx} of the cache", "load with more n_ctx"
+            )
+        return graphs
+
+
+def check_context(request: Load, checkpoint: Checkpoint) -> None:
+    if request.n_ctx > checkpoint.config.max_context:
+        raise EngineFailure(
+            "bad-request",
+            f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}",
+            "ask for fewer prompt or generated tokens",
+        )
+
+
+@contextmanager
+def stage(stages: dict[str, int], name: str) -> Iterator[None]:
+    start = time.perf_counter_ns()
+    yield
+    stages[name] = time.perf_counter_ns() - start
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What can go wrong while loading, as the failures that the protocol knows."""
+    try:
+        yield
+    except UnknownDevice as error:
+        raise EngineFailure("unsupported", str(error), "use cpu, or cuda with an NVIDIA driver") from error
+    except SettingsConflict as error:
+        raise EngineFailure("unsupported", str(error), "load in a new process") from error
+    except UnsupportedModel as error:
+        raise EngineFailure("unsupported", str(error)) from error
+    except ModelError as error:
+        raise EngineFailure("bad-model", str(error)) from error
+    except subprocess.CalledProcessError as error:
+        raise EngineFailure("compile", f"clang ended with {error.returncode}", "see stderr") from error
+
+
+def settle_garbage_collector() -> None:
+    """Keep the collector off the graphs: walking them takes 0.15 s, as long as a token or two of the 1B model."""
+    gc.collect()
+    gc.freeze()
+
+
+def versions(backend: Backend) -> dict[str, str]:
+    found = {
+        "python": sys.version.split()[0],
+        "tinygrad": version("tinygrad"),
+        "numpy": version("numpy"),
+        "clang": compiler_version(backend),
+    }
+    return {name: value for name, value in found.items() if value}

@@ -1,0 +1,84 @@
+"""Checkpoint → tensors on the device: matrices in float16, norms in float32. Every layout quirk is here.
+
+tinygrad's own GGUF reader is not used: it opens the model file for writing (a disk tensor is mapped read-write), it
+drops `rope_freqs` and reorders Q and K by itself. The tests compare the results bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.errors import UnsupportedModel
+from enginebench_models.tensor import Tensor as Stored
+from tinygrad import Tensor, dtypes
+from tinygrad.dtype import DType
+
+from engine_tinygrad.model import LayerWeights, Weights
+
+STORED_DTYPES: dict[str, DType] = {"f32": dtypes.float32, "f16": dtypes.float16, "bf16": dtypes.bfloat16}
+LAYER_NAMES = {
+    "input_layernorm": "input_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "o_proj": "self_attn.o_proj",
+    "post_attention_layernorm": "post_attention_layernorm",
+    "gate_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "down_proj": "mlp.down_proj",
+}
+
+
+REORDERED = ("q_proj", "k_proj")
+"""Weights whose rows a GGUF file has in another order than the checkpoint delivers."""
+
+
+def load_weights(checkpoint: Checkpoint, device: str, on_layer: Callable[[float], None]) -> Weights:
+    """All weights on `device`; `on_layer` gets the fraction done. Raises UnsupportedModel."""
+
+    def load(name: str) -> Tensor:
+        return load_tensor(checkpoint.tensor(name), device)
+
+    config = checkpoint.config
+    embed_tokens = load("embed_tokens")
+    lm_head = embed_tokens if config.tied_embeddings else load("lm_head")
+    layers = []
+    for i in range(config.n_layers):
+        layers.append(LayerWeights(**{field: load(f"layers.{i}.{name}") for field, name in LAYER_NAMES.items()}))
+        on_layer((i + 1) / config.n_layers)
+    return Weights(embed_tokens, layers, load("norm"), lm_head)
+
+
+def load_tensor(stored: Stored, device: str) -> Tensor:
+    """One weight, realised on `device`: a matrix in float16, a vector in float32."""
+    dtype = dtypes.float16 if len(stored.shape) > 1 else dtypes.float32
+    return host_tensor(stored).to(device).cast(dtype).contiguous().realize()
+
+
+def host_tensor(stored: Stored) -> Tensor:
+    """The stored values in host memory, in the stored type.
+
+    Read straight into tinygrad's buffer where the order allows it: the pages of a mapped file count as resident, and
+    would be a second copy of the model.
+    """
+    if stored.dtype not in STORED_DTYPES:
+        raise UnsupportedModel(
+            f"{stored.file} stores {stored.name} as {stored.dtype}; "
+            f"these kernels read {', '.join(STORED_DTYPES)}. Take an unquantised file of the model."
+        )
+    tensor = Tensor.empty(*stored.shape, dtype=STORED_DTYPES[stored.dtype], device="CPU")
+    memory = tensor.uop.buffer.ensure_allocated().as_memoryview(force_zero_copy=True)
+    if stored.name.endswith(REORDERED):
+        np.frombuffer(memory, stored.data.dtype)[:] = stored.data.reshape(-1)
+    else:
+        read_into(memory, stored)
+    return tensor
+
+
+def read_into(memory: memoryview, stored: Stored) -> None:
+    with stored.file.open("rb") as file:
+        file.seek(stored.offset)
+        if file.readinto(memory) != len(memory):
+            raise OSError(f"{stored.file} became shorter while {stored.name} was read from it")

@@ -1,0 +1,65 @@
+"""What an engine implements. `serve` turns it into a process; `standalone` into a command for people."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from .messages import Load, Loaded
+
+ProgressSink = Callable[[str, float], None]
+"""progress(stage, fraction): an engine calls it while it loads."""
+
+
+@dataclass(frozen=True)
+class MemoryAccount:
+    """Bytes the engine knows it holds; None where it cannot know."""
+
+    weights_bytes: int
+    kv_cache_bytes: int
+    workspace_bytes: int | None = None
+    device_peak_bytes: int | None = None
+
+
+class Logits(Protocol):
+    """Anything with the buffer protocol: float32, C-contiguous, [n_rows, vocab] (a NumPy array, an array.array view)."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class Engine(ABC):
+    """One inference engine. Every method may raise EngineFailure(code, message, hint)."""
+
+    name: ClassVar[str]
+    configurations: ClassVar[Mapping[str, str]]
+    """Configuration name → what it does, in one line."""
+
+    @abstractmethod
+    def load(self, request: Load, progress: ProgressSink) -> Loaded:
+        """Make the model ready on the device. The report names what was really loaded."""
+
+    @abstractmethod
+    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+        """Decode greedily from an empty KV cache and yield exactly `n_gen` ids, each as soon as it is on the host.
+
+        The caller stamps every yield: an engine never touches the clock of a timed region.
+        """
+
+    @abstractmethod
+    def score(self, tokens: array[int], n_prefill: int) -> Logits:
+        """Teacher-forced logits through the code path of `generate`: prefill, then cached decode of the rest.
+
+        Returns float32 [len(tokens) - n_prefill + 1, vocab]: row 0 follows tokens[:n_prefill], row i follows
+        tokens[n_prefill + i - 1].
+        """
+
+    @abstractmethod
+    def memory(self) -> MemoryAccount:
+        """What the engine itself accounts for; the orchestrator measures from outside."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Free the model."""

@@ -1,0 +1,77 @@
+"""Frames over a pair of file descriptors: a 4-byte big-endian length, then that many bytes.
+
+Knows nothing of messages. A length of zero or above the cap is refused before anything is allocated. Both descriptors
+are made non-blocking, so that every wait can have a deadline; `timeout` is in seconds, None waits for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import time
+
+from .errors import DeadlineExceeded, FrameError, StreamClosed
+from .messages import DATA_FRAME_BYTES
+
+_LENGTH = struct.Struct(">I")
+
+
+class FrameStream:
+    """Reads frames from one descriptor and writes them to another; owns neither."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        for fd in (read_fd, write_fd):
+            os.set_blocking(fd, False)
+
+    def receive(self, cap_bytes: int = DATA_FRAME_BYTES, timeout: float | None = None) -> bytes:
+        """Raises StreamClosed at a clean end, FrameError on a bad length or an end inside a frame, DeadlineExceeded."""
+        deadline = _deadline(timeout)
+        header = self._read_exactly(_LENGTH.size, deadline, at_boundary=True)
+        (length,) = _LENGTH.unpack(header)
+        if not 1 <= length <= cap_bytes:
+            raise FrameError(f"frame of {length} bytes refused: allowed are 1 to {cap_bytes}")
+        return self._read_exactly(length, deadline, at_boundary=False)
+
+    def send(self, payload: bytes, timeout: float | None = None) -> None:
+        """Raises FrameError above the largest cap, StreamClosed when nobody reads, DeadlineExceeded."""
+        if not 1 <= len(payload) <= DATA_FRAME_BYTES:
+            raise FrameError(f"frame of {len(payload)} bytes not sent: allowed are 1 to {DATA_FRAME_BYTES}")
+        deadline = _deadline(timeout)
+        rest = memoryview(_LENGTH.pack(len(payload)) + payload)
+        while rest:
+            try:
+                rest = rest[os.write(self.write_fd, rest) :]
+            except BlockingIOError:
+                _wait(self.write_fd, select.POLLOUT, deadline, "the other side does not read")
+            except BrokenPipeError:
+                raise StreamClosed("the other side closed the stream") from None
+
+    def _read_exactly(self, n: int, deadline: float | None, *, at_boundary: bool) -> bytes:
+        data = bytearray()
+        while len(data) < n:
+            try:
+                chunk = os.read(self.read_fd, n - len(data))
+            except BlockingIOError:
+                _wait(self.read_fd, select.POLLIN, deadline, "no answer")
+                continue
+            if not chunk:
+                if at_boundary and not data:
+                    raise StreamClosed("the other side closed the stream")
+                raise FrameError(f"the stream ended inside a frame: {len(data)} of {n} bytes")
+            data += chunk
+        return bytes(data)
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _wait(fd: int, events: int, deadline: float | None, what: str) -> None:
+    poll = select.poll()
+    poll.register(fd, events)
+    remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+    if not poll.poll(remaining):
+        raise DeadlineExceeded(f"{what} within the time allowed")

@@ -1,0 +1,262 @@
+"""The engine's side of the protocol: hello, then one request after the other until shutdown or the parent is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from array import array
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .codec import decode, encode, pack_ids, pack_times, unpack_ids
+from .engine import Engine
+from .errors import EngineFailure, MessageError, ProtocolError, StreamClosed
+from .framing import FrameStream
+from .messages import (
+    PROTOCOL_VERSION,
+    Account,
+    Done,
+    Failed,
+    FromEngine,
+    Generate,
+    Generated,
+    Hello,
+    Load,
+    Loaded,
+    Memory,
+    Progress,
+    Request,
+    Score,
+    Scored,
+    Shutdown,
+    Token,
+    Unload,
+)
+from .npy import write_matrix
+from .prompts import ids_sha256
+
+EXIT_PARENT_GONE = 75
+EXIT_PROTOCOL = 76
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_GRACE_SECONDS = 2.0
+
+
+def serve_process(engine: str, read_fd: int, write_fd: int, arguments: list[str]) -> int:
+    """Run as a child process until shutdown. Returns the exit code."""
+    _die_with_parent(read_fd)
+    nonce = dict(pairwise(arguments)).get("--nonce", "")
+    return serve(load_class(engine)(), FrameStream(read_fd, write_fd), nonce)
+
+
+def serve(engine: Engine, stream: FrameStream, nonce: str) -> int:
+    """Answer requests until shutdown (0), a closed stream (75) or a broken protocol (76)."""
+    session = Session(engine, stream)
+    try:
+        stream.send(encode(session.hello(nonce)))
+        while not session.finished:
+            session.answer(decode(stream.receive(), Request))
+    except StreamClosed:
+        return EXIT_PARENT_GONE
+    except ProtocolError as error:
+        print(f"protocol: {error}", file=sys.stderr)
+        return EXIT_PROTOCOL
+    return 0
+
+
+def load_class(reference: str) -> Any:
+    """The class named "module:Class"."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Session:
+    """Turns requests into calls of one engine, and what comes of them into replies.
+
+    What no engine could answer is refused here, once for all: an unknown configuration, no model, ids that do not fit.
+    """
+
+    def __init__(self, engine: Engine, stream: FrameStream) -> None:
+        self.engine = engine
+        self.stream = stream
+        self.scratch = Path()
+        self.loaded: Loaded | None = None
+        self.finished = False
+
+    def hello(self, nonce: str) -> Hello:
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            nonce=nonce,
+            engine=self.engine.name,
+            pid=os.getpid(),
+            configurations=dict(self.engine.configurations),
+            versions={"python": sys.version.split()[0]},
+        )
+
+    def answer(self, request: Request) -> None:
+        """Send exactly one terminal reply."""
+        try:
+            reply = self._dispatch(request)
+        except EngineFailure as failure:
+            reply = _failed(request.id, failure)
+        except MessageError as error:
+            reply = _failed(request.id, EngineFailure("bad-request", str(error)))
+        except ProtocolError:  # the parent is gone: nobody to tell
+            raise
+        except MemoryError as error:
+            reply = _failed(request.id, EngineFailure("out-of-memory", f"out of host memory: {error}"))
+        except Exception as error:  # noqa: BLE001 - an engine's bug is a result of this case, not the end of the run
+            what = f"{type(error).__name__}: {error}"
+            reply = _failed(request.id, EngineFailure("internal", what, detail=traceback.format_exc()))
+        self._send(reply)
+
+    def _dispatch(self, request: Request) -> FromEngine:
+        match request:
+            case Load():
+                return self._load(request)
+            case Generate():
+                return self._generate(request)
+            case Score():
+                return self._score(request)
+            case Memory():
+                self._model()
+                account = self.engine.memory()
+                return Account(
+                    id=request.id,
+                    weights_bytes=account.weights_bytes,
+                    kv_cache_bytes=account.kv_cache_bytes,
+                    workspace_bytes=account.workspace_bytes,
+                    device_peak_bytes=account.device_peak_bytes,
+                )
+            case Unload():
+                if self.loaded is not None:
+                    self.engine.unload()
+                    self.loaded = None
+                return Done(id=request.id)
+            case Shutdown():
+                self.finished = True
+                return Done(id=request.id)
+
+    def _load(self, request: Load) -> Loaded:
+        known = self.engine.configurations
+        if request.configuration not in known:
+            hint = f"{self.engine.name} has {', '.join(known)}"
+            raise EngineFailure("unsupported", f"unknown configuration {request.configuration!r}", hint)
+        if self.loaded is not None:
+            raise EngineFailure("bad-request", "a model is loaded already", "unload it first")
+        self.scratch = Path(request.scratch)
+        self.loaded = self.engine.load(request, self._progress(request.id))
+        return self.loaded
+
+    def _model(self) -> Loaded:
+        if self.loaded is None:
+            raise EngineFailure("bad-request", "no model is loaded", "send a load request first")
+        return self.loaded
+
+    def _ids(self, packed: bytes, n_new: int) -> array[int]:
+        """The ids of a request, which the loaded model can take together with `n_new` more."""
+        model, ids = self._model(), unpack_ids(packed)
+        if not ids:
+            raise EngineFailure("bad-request", "the list of token ids is empty")
+        if len(ids) + n_new > model.n_ctx:
+            needed = f"{len(ids)} + {n_new} positions exceed the context of {model.n_ctx}"
+            raise EngineFailure("bad-request", needed, "load with a larger n_ctx")
+        if max(ids) >= model.vocab_size:
+            raise EngineFailure("bad-request", f"token id {max(ids)} outside the vocabulary of {model.vocab_size}")
+        return ids
+
+    def _generate(self, request: Generate) -> Generated:
+        prompt = self._ids(request.prompt, request.n_gen)
+        on_token = self._token_sink(request.id) if request.stream else None
+        tokens, start_ns, times = timed_generate(self.engine, prompt, request.n_gen, on_token=on_token)
+        return Generated(
+            id=request.id,
+            n_prompt=len(prompt),
+            prompt_sha256=ids_sha256(request.prompt),
+            tokens=pack_ids(tokens),
+            t_start_ns=start_ns,
+            t_token_ns=pack_times(times),
+        )
+
+    def _score(self, request: Score) -> Scored:
+        tokens = self._ids(request.tokens, 0)
+        if request.n_prefill > len(tokens):
+            raise EngineFailure("bad-request", f"n_prefill {request.n_prefill} exceeds {len(tokens)} tokens")
+        path = self.scratch / f"logits-{request.id}.npy"
+        sha256, n_rows = write_matrix(path, self.engine.score(tokens, request.n_prefill))
+        return Scored(id=request.id, path=str(path), sha256=sha256, n_rows=n_rows)
+
+    def _progress(self, request_id: int) -> Any:
+        def progress(stage: str, fraction: float) -> None:
+            self._send(Progress(id=request_id, stage=stage, fraction=min(1.0, max(0.0, fraction))))
+
+        return progress
+
+    def _token_sink(self, request_id: int) -> Any:
+        def on_token(index: int, token: int) -> None:
+            self._send(Token(id=request_id, index=index, token=token))
+
+        return on_token
+
+    def _send(self, message: FromEngine) -> None:
+        self.stream.send(encode(message))
+
+
+def timed_generate(
+    engine: Engine, prompt: array[int], n_gen: int, on_token: Any = None
+) -> tuple[array[int], int, array[int]]:
+    """The one timed region of the suite: (tokens, start, times). Both lists are allocated beforehand."""
+    tokens, times = array("i", bytes(4 * n_gen)), array("q", bytes(8 * n_gen))
+    clock, produced = time.perf_counter_ns, 0
+    start_ns = clock()
+    for token in engine.generate(prompt, n_gen):
+        if produced == n_gen:
+            raise EngineFailure("internal", f"the engine produced more than the {n_gen} tokens asked for")
+        times[produced] = clock()
+        tokens[produced] = token
+        if on_token is not None:
+            on_token(produced, token)
+        produced += 1
+    if produced != n_gen:
+        raise EngineFailure("internal", f"the engine produced {produced} of {n_gen} tokens")
+    return tokens, start_ns, times
+
+
+def _failed(request_id: int, failure: EngineFailure) -> Failed:
+    return Failed(
+        id=request_id,
+        code=failure.code,
+        message=_clean(failure.message or "no message", 4096),
+        hint=_clean(failure.hint, 4096),
+        detail=_clean(failure.detail, 32_768, keep_end=True),
+    )
+
+
+def _clean(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
+    """Valid UTF-8 of at most `max_bytes`, so that no failure is too large, or too odd, for a control frame."""
+    encoded = text.encode("utf-8", "replace")
+    kept = encoded[-max_bytes:] if keep_end else encoded[:max_bytes]
+    return kept.decode("utf-8", "ignore")
+
+
+def _die_with_parent(read_fd: int) -> None:
+    """Two ways, since a native call may hold the interpreter: the kernel's signal, and a thread that sees the pipe close."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_exit_on_hangup, args=(read_fd,), daemon=True, name="parent-watch").start()
+
+
+def _exit_on_hangup(read_fd: int) -> None:
+    poll = select.poll()
+    poll.register(read_fd, 0)  # POLLHUP is always reported
+    poll.poll()
+    time.sleep(_GRACE_SECONDS)  # an orderly shutdown closes the pipe too, and ends by itself
+    os._exit(EXIT_PARENT_GONE)
+
+
