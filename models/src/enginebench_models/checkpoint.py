@@ -87,6 +87,11 @@ class Checkpoint:
         return self._layout.inverse_frequencies
 
     @property
+    def synthetic(self) -> bool:
+        """Whether synthesis.py made it."""
+        return self._layout.synthetic
+
+    @property
     def files(self) -> list[Path]:
         return list(self._buffers)
 

@@ -7,13 +7,14 @@
     ├── InvalidModel         the header contradicts itself or the file
     ├── UnsupportedModel     a sound model of a kind that is not run here
     ├── ModelTypeMismatch    another architecture than the one asked for
-    └── TokenizerMissing     weights without a usable tokenizer
+    ├── TokenizerMissing     weights without a usable tokenizer
+    └── NoRoom               not enough disk for a synthetic model
 
 Each message holds the value that was found and what to do about it.
 """
 
 
-class ModelError(Exception):
+class ModelError(ValueError):
     """Base of all errors of this package."""
 
 
@@ -55,6 +56,10 @@ class ModelTypeMismatch(ModelError):
             f"Model type mismatch: Expected '{expected}' but detected '{detected}' in {path}. "
             f"Use --model-type {detected} or another model."
         )
+
+
+class NoRoom(ModelError):
+    """The disk cannot hold a model that was to be written."""
 
 
 class TokenizerMissing(ModelError):

@@ -158,7 +158,9 @@ class Cursor:
         elif element_type in SCALARS:
             self.take(count * struct.calcsize(SCALARS[element_type]))
         else:
-            raise InvalidModel(f"{self.path} gives {key!r} elements of type {element_type}; nested arrays are not read.")
+            raise InvalidModel(
+                f"{self.path} gives {key!r} elements of type {element_type}; nested arrays are not read."
+            )
         return array
 
     def skip_strings(self, count: int) -> None:

@@ -1,5 +1,6 @@
 """From a GGUF header to the layout of a LLaMA model: metadata keys, tensor names, tokenizer arrays."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import InvalidModel, ModelTypeMismatch, TokenizerMissing, UnsupportedModel
 from enginebench_models.gguf_header import GgufArray, GgufHeader, GgufTensor, Scalar, read_array
-from enginebench_models.layout import Layout, Place, Vocabulary, check_layout, check_place
+from enginebench_models.layout import SYNTHETIC_KEY, Layout, Place, Vocabulary, check_layout, check_place
 from enginebench_models.rope import base_frequencies, recognise_scaling
 from enginebench_models.storage import GGML, Floats
 
@@ -25,6 +26,7 @@ LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
+BLOCK_NAME = re.compile(r"blk\.(?P<layer>[0-9]{1,6})\.(?P<kind>[a-z_]+)\.weight")
 ROPE_DIVISORS = "rope_freqs.weight"
 
 
@@ -39,7 +41,14 @@ def gguf_layout(header: GgufHeader, buffer: memoryview, path: Path) -> Layout:
         check_place(found, name, len(buffer))
     divisors = rope_divisors(places.pop(ROPE_DIVISORS, None), buffer)
     config = gguf_config(keys, places, divisors)
-    layout = Layout("gguf", config, frequencies(config, divisors, path), interleaved(places, config), {path: header.data_offset})
+    layout = Layout(
+        "gguf",
+        config,
+        frequencies(config, divisors, path),
+        interleaved(places, config),
+        {path: header.data_offset},
+        SYNTHETIC_KEY in header.metadata,
+    )
     check_layout(layout, path)
     return layout
 
@@ -49,9 +58,13 @@ def refuse_unsupported(keys: "Keys") -> None:
     if scaling != "none":
         raise UnsupportedModel(f"{keys.path} uses {scaling!r} RoPE scaling; none and llama3 (rope_freqs) are run.")
     if keys.get("llama.expert_count", 0):
-        raise UnsupportedModel(f"{keys.path} is a mixture of {keys.get('llama.expert_count', 0)} experts; dense models are run.")
+        raise UnsupportedModel(
+            f"{keys.path} is a mixture of {keys.get('llama.expert_count', 0)} experts; dense models are run."
+        )
     if keys.get("split.count", 1) not in (0, 1):
-        raise UnsupportedModel(f"{keys.path} is split into {keys.get('split.count', 1)} files; merge them with llama-gguf-split.")
+        raise UnsupportedModel(
+            f"{keys.path} is split into {keys.get('split.count', 1)} files; merge them with llama-gguf-split."
+        )
 
 
 def canonical(name: str, path: Path) -> str:
@@ -59,9 +72,9 @@ def canonical(name: str, path: Path) -> str:
         return WHOLE_NAMES[name]
     if name == ROPE_DIVISORS:
         return name
-    parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdigit() and parts[3] == "weight" and parts[2] in LAYER_NAMES:
-        return f"layers.{int(parts[1])}.{LAYER_NAMES[parts[2]]}"
+    block = BLOCK_NAME.fullmatch(name)
+    if block and block["kind"] in LAYER_NAMES:
+        return f"layers.{int(block['layer'])}.{LAYER_NAMES[block['kind']]}"
     raise UnsupportedModel(f"{path} holds the tensor {name!r}, which a LLaMA model does not have.")
 
 
@@ -137,7 +150,9 @@ def gguf_vocabulary(header: GgufHeader, buffer: memoryview, path: Path) -> Vocab
     keys = Keys(header, path)
     model = keys.get("tokenizer.ggml.model", "none")
     if model != "gpt2":
-        raise TokenizerMissing(f"{path} holds a {model!r} tokenizer; byte-level BPE (gpt2) is read. Pass token ids instead.")
+        raise TokenizerMissing(
+            f"{path} holds a {model!r} tokenizer; byte-level BPE (gpt2) is read. Pass token ids instead."
+        )
     bos = keys.get("tokenizer.ggml.bos_token_id", None)
     template = keys.get("tokenizer.chat_template", None)
     tokens = [str(token) for token in keys.array("tokenizer.ggml.tokens", buffer)]

@@ -44,15 +44,23 @@ class Vocabulary:
     chat_template: str | None
 
 
+# Metadata key of models that synthesis.py made, in both formats.
+SYNTHETIC_KEY = "enginebench.synthetic"
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Header facts of a checkpoint; `headers` gives the length of each file's header, for the fingerprint."""
+    """Header facts of a checkpoint.
+
+    `headers` gives the length of each file's header, for the fingerprint; `synthetic` is what synthesis.py writes.
+    """
 
     format: str
     config: LlamaConfig
     inverse_frequencies: Floats
     places: Mapping[str, Place]
     headers: Mapping[Path, int]
+    synthetic: bool
 
 
 def expected_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:

@@ -36,7 +36,7 @@ class KvCache:
         self.values: list[Floats] = [empty] * config.n_layers
 
     def __len__(self) -> int:
-        return self.keys[0].shape[1]
+        return int(self.keys[0].shape[1])
 
     def append(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
         self.keys[layer] = np.concatenate([self.keys[layer], keys], axis=1)
@@ -86,7 +86,8 @@ class Reference:
 
     def normalised(self, x: Floats, name: str) -> Floats:
         scale = 1 / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(self.config.norm_eps))
-        return x * scale * self.weights.tensor(name).float32()
+        result: Floats = x * scale * self.weights.tensor(name).float32()
+        return result
 
     def project(self, x: Floats, name: str) -> Floats:
         """x · Wᵀ. [n, in] -> [n, out]"""
@@ -121,4 +122,5 @@ def attended(queries: Floats, keys: Floats, values: Floats) -> Floats:
     scores[:, future] = -np.inf
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     shares = scores / scores.sum(axis=-1, keepdims=True)
-    return (shares.reshape(n_kv_heads, -1, length) @ values).reshape(n_heads, n, head_dim)
+    mixed: Floats = (shares.reshape(n_kv_heads, -1, length) @ values).reshape(n_heads, n, head_dim)
+    return mixed

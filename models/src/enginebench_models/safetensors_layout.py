@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from enginebench_models.config import LlamaConfig, RopeScaling
-from enginebench_models.errors import InvalidModel, ModelNotFound, ModelTypeMismatch, NotAModel, TruncatedModel, UnsupportedModel
-from enginebench_models.layout import Layout, Place, check_layout, check_place
+from enginebench_models.errors import (
+    InvalidModel,
+    ModelNotFound,
+    ModelTypeMismatch,
+    NotAModel,
+    TruncatedModel,
+    UnsupportedModel,
+)
+from enginebench_models.layout import SYNTHETIC_KEY, Layout, Place, check_layout, check_place
 from enginebench_models.limits import MAX_JSON_BYTES, MAX_TENSORS, check
 from enginebench_models.rope import inverse_frequencies
 from enginebench_models.storage import SAFETENSORS
@@ -25,15 +32,17 @@ def safetensors_layout(buffers: Mapping[Path, memoryview], config_path: Path) ->
     """Raises ModelError subclasses; `buffers` holds every shard."""
     places: dict[str, Place] = {}
     headers: dict[Path, int] = {}
+    synthetic = False
     for file, buffer in buffers.items():
         directory, headers[file] = read_directory(buffer, file)
+        synthetic |= SYNTHETIC_KEY in (directory.pop("__metadata__", None) or {})
         for name, entry in directory.items():
             add_place(places, canonical(name), place(file, name, entry, headers[file]), len(buffer))
     config = read_config(config_path)
     if config.tied_embeddings:
         places.pop("lm_head", None)  # transformers ignores a stored copy as well
     frequencies = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling)
-    layout = Layout("safetensors", config, frequencies, places, headers)
+    layout = Layout("safetensors", config, frequencies, places, headers, synthetic)
     check_layout(layout, config_path.parent)
     return layout
 
@@ -56,7 +65,7 @@ def shard(folder: Path, name: object) -> Path:
 
 
 def read_directory(buffer: memoryview, path: Path) -> tuple[dict[str, Json], int]:
-    """The tensor entries of one file and the length of its header."""
+    """The entries of one file, "__metadata__" among them, and the length of its header."""
     if len(buffer) < 8:
         raise NotAModel(f"{path} has {len(buffer)} bytes: it is no safetensors file.")
     length = struct.unpack_from("<Q", buffer)[0]
@@ -66,7 +75,6 @@ def read_directory(buffer: memoryview, path: Path) -> tuple[dict[str, Json], int
     if 8 + length > len(buffer):
         raise TruncatedModel(path, 8 + length, len(buffer), "the safetensors header")
     directory = parse_json(bytes(buffer[8 : 8 + length]), path)
-    directory.pop("__metadata__", None)
     check(path, "tensors", len(directory), MAX_TENSORS)
     return directory, 8 + length
 
@@ -75,7 +83,9 @@ def place(file: Path, name: str, entry: Any, header_bytes: int) -> Place:
     try:
         storage, shape, (begin, end) = entry["dtype"], tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
     except (KeyError, TypeError, ValueError):
-        raise InvalidModel(f"{file}: the entry of {name!r} is {entry!r}; dtype, shape and data_offsets were expected.") from None
+        raise InvalidModel(
+            f"{file}: the entry of {name!r} is {entry!r}; dtype, shape and data_offsets were expected."
+        ) from None
     if storage not in SAFETENSORS:
         raise UnsupportedModel(f"{file}: {name} is stored as {storage}; {', '.join(SAFETENSORS)} are read.")
     found = Place(file, header_bytes + begin, shape, SAFETENSORS[storage])
@@ -88,7 +98,9 @@ def add_place(places: dict[str, Place], name: str, found: Place, file_bytes: int
     if name.endswith("rotary_emb.inv_freq"):
         return  # written by old transformers; follows from the config
     if name in places:
-        raise InvalidModel(f"{name} lies both in {places[name].file.name} and in {found.file.name}; delete one of them.")
+        raise InvalidModel(
+            f"{name} lies both in {places[name].file.name} and in {found.file.name}; delete one of them."
+        )
     check_place(found, name, file_bytes)
     places[name] = found
 
@@ -109,7 +121,9 @@ def read_config(path: Path) -> LlamaConfig:
     try:
         return llama_config(raw, rope, path)
     except (KeyError, TypeError, ValueError) as cause:
-        raise InvalidModel(f"{path} lacks or garbles a field: {cause!r}. Take the file that came with the weights.") from None
+        raise InvalidModel(
+            f"{path} lacks or garbles a field: {cause!r}. Take the file that came with the weights."
+        ) from None
 
 
 def llama_config(raw: Json, rope: Json, path: Path) -> LlamaConfig:

@@ -57,7 +57,7 @@ def to_float32(data: AnyArray, storage: str) -> Floats:
         return data.astype(np.float32)
     if storage == "bf16":
         return np.left_shift(data, 16, dtype=np.uint32).view(np.float32)
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
+    from gguf import GGMLQuantizationType  # noqa: PLC0415 - 150 ms that 16-bit models need not spend
+    from gguf.quants import dequantize  # noqa: PLC0415
 
     return np.asarray(dequantize(data, GGMLQuantizationType[storage.upper()]), dtype=np.float32)

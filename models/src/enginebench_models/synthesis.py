@@ -6,7 +6,6 @@ the target and renamed, so a half-written model is never found.
 """
 
 import json
-import os
 import shutil
 import struct
 import tempfile
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from gguf import GGUFWriter, TokenType
 
 from enginebench_models.config import LlamaConfig
-from enginebench_models.errors import UnsupportedModel
+from enginebench_models.errors import NoRoom, UnsupportedModel
 from enginebench_models.gguf_layout import LAYER_NAMES, ROPE_DIVISORS, WHOLE_NAMES
-from enginebench_models.layout import Vocabulary, expected_shapes
+from enginebench_models.layout import SYNTHETIC_KEY, Vocabulary, expected_shapes
 from enginebench_models.rope import base_frequencies, scaling_divisors
 from enginebench_models.synthetic_vocabulary import synthetic_vocabulary
 from enginebench_models.synthetic_weights import RECIPE, Bits, chunks
@@ -29,20 +28,22 @@ from enginebench_models.tokenizer import write_folder
 ALIGNMENT = 32
 
 
-def synthesise(config: LlamaConfig, path: Path, format: str = "gguf", seed: int = 0) -> Path:
+def synthesise(config: LlamaConfig, path: Path, format: str = "gguf", seed: int = 0) -> Path:  # noqa: A002
     """Make a model at `path`: a GGUF file (F16), or a directory with model.safetensors (BF16).
 
     The same config, format and seed give the same bytes. What stands at `path` is replaced. Returns `path`.
+    Raises NoRoom where the disk is too small.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if format not in ("gguf", "safetensors"):
         raise UnsupportedModel(f"Synthetic models are written as gguf or safetensors, not as {format!r}.")
+    check_room(config, path.parent)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         if format == "gguf":
             write_gguf(config, scratch / "model", seed)
-            os.replace(scratch / "model", path)
+            (scratch / "model").replace(path)
         else:
             write_safetensors(config, scratch / "model", seed)
             replace_folder(scratch / "model", path)
@@ -51,10 +52,20 @@ def synthesise(config: LlamaConfig, path: Path, format: str = "gguf", seed: int 
     return path
 
 
+def check_room(config: LlamaConfig, folder: Path) -> None:
+    """Raises NoRoom before anything is written. 32 MiB are for the header and the tokenizer."""
+    needed, free = 2 * config.weight_elements() + (32 << 20), shutil.disk_usage(folder).free
+    if needed > free:
+        raise NoRoom(
+            f"A synthetic model of this shape takes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free. "
+            "Make room or use a smaller model."
+        )
+
+
 def replace_folder(new: Path, path: Path) -> None:
     if path.is_dir():
-        os.replace(path, new.with_name("old"))
-    os.replace(new, path)
+        path.replace(new.with_name("old"))
+    new.replace(path)
 
 
 def write_gguf(config: LlamaConfig, file: Path, seed: int) -> None:
@@ -80,7 +91,8 @@ def write_gguf(config: LlamaConfig, file: Path, seed: int) -> None:
 
 
 def add_metadata(writer: GGUFWriter, config: LlamaConfig, seed: int) -> None:
-    writer.add_name(f"synthetic, recipe {RECIPE}, seed {seed}")
+    writer.add_name("synthetic")
+    writer.add_string(SYNTHETIC_KEY, f"recipe {RECIPE}, seed {seed}")
     writer.add_file_type(1)  # llama.h, LLAMA_FTYPE_MOSTLY_F16
     writer.add_block_count(config.n_layers)
     writer.add_context_length(config.max_context)
@@ -153,13 +165,14 @@ def write_safetensors(config: LlamaConfig, folder: Path, seed: int) -> None:
     settings = json.dumps(hugging_face_config(config), indent=2)
     (folder / "config.json").write_text(settings, encoding="utf-8")
     with (folder / "model.safetensors").open("wb") as out:
-        out.write(safetensors_header(config))
+        out.write(safetensors_header(config, seed))
         for name in expected_shapes(config):
             write_chunks(out, chunks(config, name, seed, bfloat16=True))
 
 
-def safetensors_header(config: LlamaConfig) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def safetensors_header(config: LlamaConfig, seed: int) -> bytes:
+    made = f"recipe {RECIPE}, seed {seed}"
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", SYNTHETIC_KEY: made}}
     offset = 0
     for name, shape in expected_shapes(config).items():
         end = offset + 2 * int(np.prod(shape))

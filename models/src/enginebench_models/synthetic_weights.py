@@ -1,8 +1,13 @@
 """The values of a synthetic model: which distribution each weight is drawn from, and why.
 
-Values are table look-ups on the raw bits of a Philox generator, so that the same seed gives the same bytes
-on every machine and NumPy version. Each value is exact in float16 and in bfloat16: engines of either type
-then run the very same weights, as they do with real LLaMA weights, which are bfloat16 by origin.
+Values are table look-ups on the raw bits of a Philox generator, so that the same seed gives the same bytes on every
+machine and NumPy version. Each value is exact in float16 and in bfloat16: engines of either type then run the very same
+weights, as they do with real LLaMA weights, which are bfloat16 by origin.
+
+A model of plain random weights would make the fidelity gate blind: attention is uniform, so nothing that breaks it
+shows, or chaotic, so 16-bit rounding shows as much as a fault. The constants below were calibrated on shapes of 4, 16
+and 32 layers: bfloat16 throughout stays under half of the 16-bit bound, the faults that the gates must see lie above
+ten times that bound. The tests measure both: models/tests/test_negative_controls.py and tests/fidelity.
 """
 
 import hashlib
@@ -24,19 +29,35 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 # Raised whenever any byte of a synthetic model changes: it is part of file names, so old files are not reused.
-RECIPE = 2
+RECIPE = 3
 
-LOGIT_STD = 1.6
+# Spread of the logits. KL divergence grows with its square, for faults and for rounding alike: this places the 16-bit
+# bound between the two. One token in 32 is louder, so that the most likely token stands out as in a real model.
+LOGIT_STD = 1.5
 LOUD_EVERY, LOUD_GAIN = 32, 2.5
+
+# Spread of the attention scores: peaked on a few positions of a hundred. By content, every pair of RoPE alike; above 2
+# rounding errors grow from layer to layer faster than faults do. By position, the same in every sequence.
 CONTENT_STD = 1.5
 POSITION_STD = 0.5
-BAND_STD = 12.0
+# Pairs that RoPE scaling slows down turn by 0.1 rad in 128 positions: too little to see in a random score. Here their
+# queries lie on the first, their keys on the second half of the pair: the score is the sine of that small angle times
+# this, a ramp over distance whose slope is the frequency, and small terms leave small rounding errors.
+RAMP_STD = 12.0
+
+# Variance that all attention blocks, and all feed-forward blocks, add to an embedding of variance 1.
 ATTENTION_SHARE = 1.5
 FEED_FORWARD_SHARE = 0.3
+# Rounding of a 16-bit residual stream adds up with every write to a channel, and is the largest error there is. So each
+# layer writes one slice of the channels, and the others only with weights too small to change a 16-bit sum. The price:
+# small changes of those quiet rows of o_proj and down_proj (a zeroed block, not garbage) pass the gates unseen.
 LAYERS_PER_CHANNEL = 4
 QUIET = 2.0**-11
+
+# Channels that hold the same value for every token, for queries and keys to draw position from; real models have such.
 CONSTANT_CHANNELS = 8
 CONSTANT_SHARE = 0.25
+
 # Root mean square of a softmax-weighted mean of unit values, and of silu(g)·u for unit normal g and u.
 ATTENTION_RMS = 0.55
 GATED_RMS = 0.6
@@ -48,8 +69,7 @@ CHUNK_ELEMENTS = 1 << 22
 class Recipe:
     """A matrix of normal values: row r has standard deviation row_stds[r % len(row_stds)].
 
-    The first CONSTANT_CHANNELS columns may have deviations of their own, or one fixed value; of a matrix
-    that writes to the residual stream, as many rows may be zero.
+    Its columns for the constant channels have deviations of their own, or one fixed value, where that is given.
     """
 
     row_stds: tuple[float, ...]
@@ -81,6 +101,7 @@ def recipe_of(config: LlamaConfig, name: str) -> Recipe:
     if kind in ("q_proj", "k_proj"):
         layer = int(name.split(".")[1])
         content, position = spectra(config, kind)
+        # the constant channels' part of the normalised input shrinks as the blocks add to the others
         grown = 1 + CONSTANT_SHARE + (ATTENTION_SHARE + FEED_FORWARD_SHARE) * layer / config.n_layers
         level = math.sqrt(grown / (CONSTANT_SHARE * config.dim))
         return Recipe(tuple(unit * content), constant_stds=tuple(level * position))
@@ -101,7 +122,10 @@ def written_rows(config: LlamaConfig, name: str, share: float, input_norm: float
 
 
 def spectra(config: LlamaConfig, kind: str) -> tuple[Doubles, Doubles]:
-    """Deviations of q or k over the rows of a head (half-split order): from content, from position."""
+    """Deviations of q or k over the rows of a head (half-split order): from content, from position.
+
+    Inside are the pairs that RoPE scaling slows down most; they carry the ramp only.
+    """
     plain = base_frequencies(config.rope_theta, config.head_dim).astype(np.float64)
     stretched = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling).astype(np.float64)
     band = plain - stretched
@@ -110,7 +134,7 @@ def spectra(config: LlamaConfig, kind: str) -> tuple[Doubles, Doubles]:
     inside = inside / inside.sum() if config.rope_scaling else inside
     content = row_stds(CONTENT_STD**2 * outside, config)
     position = row_stds(POSITION_STD**2 * outside, config)
-    ramp = row_stds(BAND_STD**2 * inside, config)
+    ramp = row_stds(RAMP_STD**2 * inside, config)
     none = np.zeros_like(ramp)
     halves = [ramp, none] if kind == "q_proj" else [none, ramp]
     return np.tile(content, 2), np.tile(position, 2) + np.concatenate(halves)
@@ -150,10 +174,14 @@ def rows_of(indices: Bits, stds: tuple[float, ...], first_row: int, bfloat16: bo
 
 
 def norm_values(indices: Bits, final: bool) -> Floats:
-    """Gains from 0.75 to 1.23 in steps of 1/64."""
-    values = 0.75 + (indices & 31).astype(np.float32) / 64
+    """Gains from 0.75 to 1.23 in steps of 1/64.
+
+    The final ones have random signs, otherwise a tied model would predict its own input; the constant channels say
+    nothing about the next token and are left out there.
+    """
+    values = (np.float32(0.75) + (indices & 31) / np.float32(64)).astype(np.float32)
     if final:
-        values = np.where(indices & 32, -values, values)
+        values[(indices & 32) > 0] *= -1
     values[:CONSTANT_CHANNELS] = 0 if final else 1
     return values
 
@@ -174,7 +202,8 @@ def quantiles() -> Doubles:
 def representable(values: Doubles) -> Floats:
     """The nearest numbers that both 16-bit formats hold: 8 significant bits, multiples of 2^-24."""
     exponents = np.maximum(np.frexp(values)[1] - 8, -24)
-    return np.ldexp(np.rint(np.ldexp(values, -exponents)), exponents).astype(np.float32)
+    rounded: Floats = np.ldexp(np.rint(np.ldexp(values, -exponents)), exponents).astype(np.float32)
+    return rounded
 
 
 def encoded(values: Floats, bfloat16: bool) -> Bits:

@@ -64,8 +64,8 @@ class Tokenizer:
 
 
 def render(template: str, messages: Sequence[Mapping[str, str]], bos: str, eos: str) -> str:
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.exceptions import TemplateError  # noqa: PLC0415 - 100 ms that plain prompts need not spend
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     try:
@@ -88,7 +88,7 @@ def backend_of(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     try:
         # LLaMA 3 sets ignore_merges: a word that is a token is that token, whatever the merges say.
         backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=True))
-    except Exception as cause:  # the library raises plain Exception
+    except Exception as cause:  # noqa: BLE001 - the library raises plain Exception
         raise InvalidModel(f"The tokenizer's merges do not fit its tokens: {cause}.") from None
     words = pre_tokenizers.Split(Regex(LLAMA3_WORDS), behavior="isolated")
     symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -119,7 +119,7 @@ def from_folder(folder: Path) -> Tokenizer:
         raise TokenizerMissing(f"{file} is missing. Copy it from the model's repository, or pass token ids.")
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as cause:  # the library raises plain Exception
+    except Exception as cause:  # noqa: BLE001 - the library raises plain Exception
         raise InvalidModel(f"{file} cannot be read: {cause}.") from None
     settings = optional_json(folder / "tokenizer_config.json")
     ends = optional_json(folder / "generation_config.json") or optional_json(folder / "config.json")

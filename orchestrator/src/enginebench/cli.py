@@ -124,7 +124,7 @@ def engines(output: OutputOption = Output.table) -> None:
 @app.command()
 def models(output: OutputOption = Output.table) -> None:
     """List the models that have a name."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "description": entry.description,

@@ -6,7 +6,7 @@ the fidelity probe are taken; nothing of it counts as speed. A `timed` launch ha
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import secrets
 import tempfile
 import time
@@ -89,7 +89,7 @@ def run_launch(
     order: LaunchOrder, interpreter: Interpreter, say: Say, watchdog: Watchdog | None = None, judge: Judge | None = None
 ) -> Launch:
     """Never raises for what an engine does: a failure is part of the record."""
-    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     started_ns, draft = time.perf_counter_ns(), _Draft()
     with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
         failure = _attempt(order, interpreter, say, watchdog, judge, Path(scratch), draft)
@@ -119,8 +119,8 @@ def _attempt(
     environment = {**interpreter.environment, "TMPDIR": str(scratch)}
     try:
         child = ChildProcess(interpreter.command(order.module, nonce), environment, scratch, watchdog)
-    except OSError as error:
-        return Failure(reason="spawn-failed", message=str(error), stage="spawn")
+    except OSError as not_started:
+        return Failure(reason="spawn-failed", message=str(not_started), stage="spawn")
     error: Exception | None = None
     try:
         _converse(order, child, nonce, scratch, say, draft)

@@ -1,7 +1,7 @@
 """From the raw launches of one case to its metrics. Pure; every definition is in docs/methodology.md.
 
-Launch value: the median of its valid measured requests. Case value: the log-mean over timed launches. Rates are averaged
-as time per token and then inverted. What is missing is None with a reason, never 0; nothing is rounded here.
+Launch value: the median of its valid measured requests. Case value: the log-mean over timed launches. Rates are
+averaged as time per token and then inverted. What is missing is None with a reason, never 0; nothing is rounded here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import statistics
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -118,12 +118,12 @@ class Evidence:
 
 def _cause(doubt: str) -> str:
     """A doubt without its number, so that equal causes are counted together."""
-    words = doubt.split(":")[0].split()
+    words = doubt.partition(":")[0].split()
     return " ".join(word for word in words if not word[:1].isdigit() and word not in ("by", "ms"))
 
 
-def _tally(names: object) -> str:
-    counts = collections.Counter(names)  # type: ignore[call-overload]
+def _tally(names: Iterable[str]) -> str:
+    counts = collections.Counter(names)
     return ", ".join(f"{count} x {name}" for name, count in sorted(counts.items()))
 
 
@@ -209,9 +209,7 @@ def _average(evidence: Evidence, value_of: Callable[[Launch], float | None], uni
         return _missing(unit, _lack_of_values(evidence))
     if min(found) <= 0:
         return _missing(unit, f"{min(found):g} {unit}: below the clock's resolution")
-    return Metric(
-        value=log_mean(found), unit=unit, valid=True, reasons=evidence.cautions, interval=interval_95(found)
-    )
+    return Metric(value=log_mean(found), unit=unit, valid=True, reasons=evidence.cautions, interval=interval_95(found))
 
 
 def _lack_of_values(evidence: Evidence) -> str:
@@ -263,7 +261,7 @@ def _counts(evidence: Evidence) -> dict[str, Metric]:
 def _mbu(evidence: Evidence, rate: Metric, limit: Limit | None, reads_cache: bool) -> Metric:
     """Memory bandwidth utilisation: bytes that decoding must read per second ÷ what the limit's case read per second.
 
-    Above 1 is impossible work or a limit that was slowed down by others: invalid either way, with no allowance for noise.
+    Above 1, work was skipped or the limit was slowed down by others: invalid either way, with no allowance for noise.
     """
     facts = evidence.loaded
     if rate.value is None or facts is None:
@@ -272,7 +270,7 @@ def _mbu(evidence: Evidence, rate: Metric, limit: Limit | None, reads_cache: boo
         return _missing("ratio", "no limit was measured in this run")
     if facts.read_bytes_per_token == 0:
         return _missing("ratio", "the engine does not say what a token reads")
-    token_bytes = facts.read_bytes_per_token
+    token_bytes = float(facts.read_bytes_per_token)
     if reads_cache:
         token_bytes += cache_bytes_read(facts, evidence.good[0].case)
     scale = token_bytes / limit.bytes_per_second
@@ -335,7 +333,11 @@ _MEMORY_NAMES = (
 def _overhead(peak: int | None, accounted: int) -> Metric:
     if peak is None:
         return _missing("bytes", "no sample was taken")
-    reasons = [] if peak >= accounted else ["the engine accounts for more than the peak: pages not resident, or a wrong account"]
+    reasons = (
+        []
+        if peak >= accounted
+        else ["the engine accounts for more than the peak: pages not resident, or a wrong account"]
+    )
     return Metric(value=peak - accounted, unit="bytes", valid=not reasons, reasons=reasons)
 
 

@@ -9,16 +9,25 @@ from .discovery import ROOT, EngineInfo
 from .errors import UnavailableError
 
 
+_FORM = (
+    "--no-header",
+    "--no-annotate",
+    "--no-emit-workspace",
+    "--no-default-groups",
+    "--format=requirements.txt",
+    "--quiet",
+)
+
+
 def resolved_pins(info: EngineInfo, root: Path = ROOT) -> str:
     """What the project files resolve to today. Raises UnavailableError if uv cannot resolve."""
     done = subprocess.run(
-        ["uv", "export", "--package", info.package, *"--no-header --no-emit-workspace --no-default-groups".split(),
-         "--format", "requirements.txt", "--no-annotate", "--quiet"],
+        ["uv", "export", "--package", info.package, *_FORM],
         cwd=root,
         capture_output=True,
         text=True,
         check=False,
-    )  # fmt: skip
+    )
     if done.returncode != 0:
         raise UnavailableError(f"{info.package}: uv export failed: {done.stderr.strip()[-300:]}")
     return done.stdout

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -29,7 +30,7 @@ class ProgressBar:
         self._label = ""
         self._ends_at: float | None = None
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._bar.start()
         return self

@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all records."""
 
 
-class Workload(Record):
+class Workload(Record, frozen=True):
     """One request's work, in llama-bench's words: pp = prompt tokens, tg = generated tokens."""
 
     n_prompt: int
@@ -48,7 +48,7 @@ class Workload(Record):
         return max(self.n_depth + self.n_prompt + self.n_gen, PROBE_PREFILL + PROBE_DECODE)
 
 
-class Case(Record):
+class Case(Record, frozen=True):
     """engine:configuration × model × workload."""
 
     engine: str
@@ -65,7 +65,7 @@ class Case(Record):
         return f"{self.engine}:{self.configuration}"
 
 
-class Request(Record):
+class Request(Record, frozen=True):
     """One generate request. `t_token_ns` counts from `t_start_ns`; the stamps are the engine's."""
 
     phase: Literal["warm-up", "measured"]
@@ -81,7 +81,7 @@ class Request(Record):
     """Recorded causes that make this sample invalid; empty means valid."""
 
 
-class LoadedFacts(Record):
+class LoadedFacts(Record, frozen=True):
     """The engine's report of what it really loaded (protocol message `loaded`)."""
 
     weights_fingerprint: str
@@ -100,7 +100,7 @@ class LoadedFacts(Record):
     versions: dict[str, str]
 
 
-class MemoryReading(Record):
+class MemoryReading(Record, frozen=True):
     """Bytes. `peak_pss` is the highest ΣPSS over the process tree during load and one request; sampled from outside."""
 
     peak_pss_bytes: int
@@ -116,7 +116,7 @@ class MemoryReading(Record):
     engine_device_peak_bytes: int | None = None
 
 
-class FidelityReading(Record):
+class FidelityReading(Record, frozen=True):
     """Distance of the engine's logits from the float32 reference over the probe; nats, and logit units."""
 
     passed: bool
@@ -129,7 +129,7 @@ class FidelityReading(Record):
     max_abs_logit: float
 
 
-class Failure(Record):
+class Failure(Record, frozen=True):
     """Why a launch did not end well. `stderr_tail` holds the engine's last lines."""
 
     reason: FailureReason
@@ -142,7 +142,7 @@ class Failure(Record):
     stderr_tail: list[str] = []
 
 
-class Launch(Record):
+class Launch(Record, frozen=True):
     """One child process of one case. `check` launches admit a case (fidelity, memory) and are never timed for results."""
 
     case: Case

@@ -5,7 +5,7 @@ Bad input is refused before anything is spawned or written. After that every fai
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import secrets
 import time
 from collections.abc import Mapping
@@ -90,6 +90,8 @@ def find_model(source: str, weights: str, model_type: str | None, preset: Preset
         if model_type is not None and Path(source).exists():
             check_model_type(Path(source), model_type)
         located = locate(source, weights, cache_folder() / "models")
+        if model_type is not None:
+            check_model_type(located.path, model_type)
         checkpoint = open_checkpoint(located.path)
     except ModelError as error:
         raise UsageError(str(error)) from None
@@ -125,7 +127,7 @@ class Run:
         self.interpreters: dict[str, Interpreter] = {}
         self.launches: list[Launch] = []
         self.left_out: list[str] = []
-        self.run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.run_id = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.folder = request.results / self.run_id
         self.probe = probe_ids(model.checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE)
 

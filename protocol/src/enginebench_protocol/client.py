@@ -58,12 +58,12 @@ class Client:
         self.stream = stream
         self._next_id = 1
 
-    def hello(self, engine: str, nonce: str, timeout: float) -> Hello:
-        """Raises HandshakeError if another engine, launch or protocol version answers."""
+    def hello(self, engine: str | None, nonce: str, timeout: float) -> Hello:
+        """Raises HandshakeError if another engine (None: any), launch or protocol version answers."""
         hello = decode(self.stream.receive(CONTROL_FRAME_BYTES, timeout), FromEngine)
         if not isinstance(hello, Hello):
             raise HandshakeError(f"expected hello, got {type(hello).__name__.lower()}")
-        expected = (PROTOCOL_VERSION, nonce, engine)
+        expected = (PROTOCOL_VERSION, nonce, engine or hello.engine)
         if (hello.protocol, hello.nonce, hello.engine) != expected:
             raise HandshakeError(f"hello of {(hello.protocol, hello.nonce, hello.engine)}, expected {expected}")
         return hello

@@ -25,7 +25,7 @@ class MemoryAccount:
 
 
 class Logits(Protocol):
-    """Anything with the buffer protocol: float32, C-contiguous, [n_rows, vocab] (a NumPy array, an array.array view)."""
+    """A buffer of float32, C-contiguous, [n_rows, vocab]: a NumPy array, or a memoryview cast to it."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

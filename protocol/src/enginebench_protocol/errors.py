@@ -1,12 +1,12 @@
 """What can go wrong on the wire, and what an engine says when it cannot do what it was asked.
 
-    ProtocolError
-    ├── FrameError          a length of zero or above the cap, or the stream ended inside a frame
-    ├── MessageError        not msgpack, an unknown message, a wrong, missing, unknown or out-of-range field
-    ├── HandshakeError      another protocol version, nonce or engine
-    ├── DeadlineExceeded    nothing (complete) arrived, or could be sent, in time
-    └── StreamClosed        the other side closed the stream between frames
-    EngineFailure           a well-formed answer: the engine says that it cannot, and why
+ProtocolError
+├── FrameError          a length of zero or above the cap, or the stream ended inside a frame
+├── MessageError        not msgpack, an unknown message, a wrong, missing, unknown or out-of-range field
+├── HandshakeError      another protocol version, nonce or engine
+├── DeadlineExceeded    nothing (complete) arrived, or could be sent, in time
+└── StreamClosed        the other side closed the stream between frames
+EngineFailure           a well-formed answer: the engine says that it cannot, and why
 """
 
 from __future__ import annotations

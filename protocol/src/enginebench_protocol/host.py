@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def default_device() -> str:
-    """"cuda" where the NVIDIA driver is loaded, else "cpu"."""
+    """ "cuda" where the NVIDIA driver is loaded, else "cpu"."""
     return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
 
 

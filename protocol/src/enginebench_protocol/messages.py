@@ -21,6 +21,7 @@ FAILURE_CODES = ("unsupported", "out-of-memory", "bad-model", "compile", "bad-re
 Id = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Positive = Annotated[int, Meta(ge=1, le=2**31)]
+TokenCount = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Text = Annotated[str, Meta(max_length=4096)]
 LongText = Annotated[str, Meta(max_length=32_768)]
@@ -58,7 +59,7 @@ class Generate(Message, frozen=True, kw_only=True, tag="generate"):
 
     id: Id
     prompt: PackedIds
-    n_gen: Positive
+    n_gen: TokenCount
     stream: bool = False
     """Send a Token event for each token. Never used in a timed request."""
 
@@ -68,7 +69,7 @@ class Score(Message, frozen=True, kw_only=True, tag="score"):
 
     id: Id
     tokens: PackedIds
-    n_prefill: Positive
+    n_prefill: TokenCount
 
 
 class Memory(Message, frozen=True, kw_only=True, tag="memory"):
@@ -130,7 +131,7 @@ class Generated(Message, frozen=True, kw_only=True, tag="generated"):
     """Raw facts of one request; every metric is derived from them (timing.py)."""
 
     id: Id
-    n_prompt: Positive
+    n_prompt: TokenCount
     prompt_sha256: Sha256
     tokens: PackedIds
     t_start_ns: Count

@@ -13,7 +13,7 @@ SPECIAL_TOKENS = 256
 def prompt_ids(seed: int, iteration: int, n_prompt: int, vocab_size: int) -> array[int]:
     """`n_prompt` ids below the special tokens. Distinct iterations share no prefix worth caching."""
     ordinary = vocab_size - SPECIAL_TOKENS if vocab_size > 2 * SPECIAL_TOKENS else vocab_size
-    draw = random.Random(f"enginebench:{seed}:{iteration}:{n_prompt}")
+    draw = random.Random(f"enginebench:{seed}:{iteration}:{n_prompt}")  # noqa: S311 (not for secrets)
     return array("i", (draw.randrange(ordinary) for _ in range(n_prompt)))
 
 

@@ -247,7 +247,7 @@ def _clean(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
 
 
 def _die_with_parent(read_fd: int) -> None:
-    """Two ways, since a native call may hold the interpreter: the kernel's signal, and a thread that sees the pipe close."""
+    """By the kernel's signal, even while native code holds the interpreter; by a thread that sees the pipe close."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_exit_on_hangup, args=(read_fd,), daemon=True, name="parent-watch").start()
 
@@ -258,5 +258,3 @@ def _exit_on_hangup(read_fd: int) -> None:
     poll.poll()
     time.sleep(_GRACE_SECONDS)  # an orderly shutdown closes the pipe too, and ends by itself
     os._exit(EXIT_PARENT_GONE)
-
-

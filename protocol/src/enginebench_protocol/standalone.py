@@ -257,7 +257,9 @@ def _print_bench(engine: Engine, plan: BenchPlan, model: str, weights: str, resu
     print(f"  {loaded.device}, {loaded.threads} threads, weights {loaded.weight_dtype}, KV {loaded.kv_dtype}")
     print(f"  load         {(numbers['load_ns'] or 0) / 1e9:9.2f} s")
     print(f"  cold TTFT    {(numbers['first_request_ttft_ns'] or 0) / 1e6:9.1f} ms")
-    print(f"  TTFT         {(numbers['ttft_ns'] or 0) / 1e6:9.1f} ms   prefill {numbers['prefill_tps'] or 0:9.1f} tok/s")
+    print(
+        f"  TTFT         {(numbers['ttft_ns'] or 0) / 1e6:9.1f} ms   prefill {numbers['prefill_tps'] or 0:9.1f} tok/s"
+    )
     if numbers["tpot_ns"]:
         print(f"  TPOT         {numbers['tpot_ns'] / 1e6:9.2f} ms   decode  {numbers['decode_tps'] or 0:9.2f} tok/s")
     print(f"  median of {len(result.measured)} requests in one process: no verdict should rest on it")

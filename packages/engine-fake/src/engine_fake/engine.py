@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
 from enginebench_protocol.errors import EngineFailure
@@ -23,7 +24,7 @@ class FakeEngine(Engine):
     """An engine of known speed."""
 
     name = "fake"
-    configurations = {name: script.description for name, script in SCRIPTS.items()}
+    configurations: ClassVar[Mapping[str, str]] = {name: script.description for name, script in SCRIPTS.items()}
 
     def __init__(self) -> None:
         self._script = SCRIPTS["default"]

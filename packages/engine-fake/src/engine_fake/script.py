@@ -40,7 +40,7 @@ class Script:
         exact = [factor * self.prefill_ns] + [factor * self.token_ns] * (n_gen - 1)
         if not self.jitter:
             return exact
-        draw = random.Random(f"engine-fake:{n_earlier}")
+        draw = random.Random(f"engine-fake:{n_earlier}")  # noqa: S311 (not for secrets)
         return [max(0, round(ns * (1 + self.jitter * draw.gauss(0, 1)))) for ns in exact]
 
     def ids(self, prompt: array[int], n_gen: int, n_earlier: int) -> list[int]:

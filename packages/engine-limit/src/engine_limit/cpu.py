@@ -7,6 +7,7 @@ import mmap
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class CpuReader:
 
 
 def cpu_name() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as facts:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as facts:
         for line in facts:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

@@ -148,7 +148,7 @@ class CudaReader:
         self._n_vectors = -(-n_bytes // VECTOR_BYTES)
         self._weights = self._allocated(self._n_vectors * VECTOR_BYTES)
         self._result = self._allocated(4)
-        self._call("cuMemsetD32_v2", self._last_vector(), 0, VECTOR_BYTES // 4)
+        self._call("cuMemsetD32_v2", self._last_vector(), 0, ctypes.c_size_t(VECTOR_BYTES // 4))
 
     def fill(self, offset: int, data: Bytes) -> None:
         source = np.ascontiguousarray(data)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
@@ -28,7 +29,9 @@ class LimitEngine(Engine):
     """The speed of light: reads every weight byte once per token."""
 
     name = "limit"
-    configurations = {"default": "the checkpoint's own bytes, as fast as the device reads them"}
+    configurations: ClassVar[Mapping[str, str]] = {
+        "default": "the checkpoint's own bytes, as fast as the device reads them"
+    }
 
     def __init__(self) -> None:
         self._reader: Reader | None = None

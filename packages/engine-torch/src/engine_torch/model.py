@@ -101,12 +101,12 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate_up_proj = weight(2 * config.hidden_dim, config.dim)
+        self.gate_proj = weight(config.hidden_dim, config.dim)
+        self.up_proj = weight(config.hidden_dim, config.dim)
         self.down_proj = weight(config.dim, config.hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = project(x, self.gate_up_proj).chunk(2, dim=-1)
-        return project(F.silu(gate) * up, self.down_proj)
+        return project(F.silu(project(x, self.gate_proj)) * project(x, self.up_proj), self.down_proj)
 
 
 def weight(*shape: int) -> nn.Parameter:
@@ -125,7 +125,7 @@ def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
-    """x · Wᵀ. [n, in] -> [n, out]
+    """x · Wᵀ. [n, in] -> [n, out], in the dtype of the weights or, where that costs nothing, in float32
 
     One row under the compiler is written as a product and a sum: inductor makes one loop of it that reads each weight
     once, widens it in registers and accumulates in float32, fused with what stands around it. The library's matrix
@@ -133,7 +133,23 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     """
     if x.shape[0] == 1 and torch.compiler.is_compiling():
         return reduced(x[0], weight)[None]
+    if x.shape[0] > 1 and weight.device.type == "cpu" and weight.dtype != torch.float32:
+        return widened(x.float(), weight)
     return F.linear(x.to(weight.dtype), weight)
+
+
+WIDENED_ELEMENTS = 1 << 21  # 8 MiB of float32: stays in the cache, and in the allocator's pool
+
+
+def widened(x: Tensor, weight: Tensor) -> Tensor:
+    """Several rows on a processor, where float16 products are emulated: float32 over a block of rows at a time.
+
+    oneDNN's own operator, as F.linear takes MKL for float32, which is slow on other makers' processors.
+    """
+    result, step = x.new_empty(x.shape[0], weight.shape[0]), max(1, WIDENED_ELEMENTS // weight.shape[1])
+    for block, out in zip(weight.split(step), result.split(step, dim=1), strict=True):
+        out.copy_(torch.ops.mkldnn._linear_pointwise(x, block.float(), None, "none", [], ""))
+    return result
 
 
 LONGEST_SUM = 4096  # above it inductor's C++ sum turns to cascade summation, at half the speed (codegen/cpp.py)

@@ -1,7 +1,7 @@
 """From a checkpoint to the parameters of model.py: which tensors are joined, in which dtype and memory they end up.
 
-Every weight is copied once, a block of rows at a time, and the pages of the mapped file are given back as it goes:
-host memory never holds more than the weights and one block. Quantised blocks are expanded to the dtype asked for.
+Either a weight stays where it is, in the mapped file, or it is copied once, a block of rows at a time, and the file's
+pages are given back as it goes: the process never holds more than the weights and one block.
 """
 
 import ctypes
@@ -18,32 +18,41 @@ from torch import Tensor
 
 from engine_torch.model import Llama
 
-# One matrix product instead of two or three, reading the same bytes.
-JOINED = {
-    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
-}
+# One matrix product for the three; two of them are copied out of a GGUF file in any case, to reorder their rows.
+JOINED = {"self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 BLOCK_BYTES = 16 << 20
 ALIGNMENT = 64  # bytes: a cache line, and a vector register of AVX-512
-MADV_DONTNEED = 4  # Linux, asm-generic/mman-common.h
+MADV_DONTNEED, MADV_POPULATE_READ = 4, 22  # Linux, asm-generic/mman-common.h
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, progress: Callable[[float], None]
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, in_place: bool, progress: Callable[[float], None]
 ) -> Llama:
-    """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError."""
+    """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError.
+
+    in_place  leave what the file holds in that dtype where it is: nothing is copied, but its pages are small
+    """
     model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device))
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}  # a tied table appears once
-    targets = allocated(shapes, dtype, device)
-    total, done = sum(map(torch.numel, targets.values())), 0
-    for name, target in targets.items():
-        fill(target, [checkpoint.tensor(part) for part in parts(name)])
-        done += target.numel()
-        progress(done / total)
-    model.load_state_dict(targets, strict=False, assign=True)
+    stored = {name: [checkpoint.tensor(part) for part in parts(name)] for name in shapes(model)}
+    copied = {name: shape for name, shape in shapes(model).items() if not (in_place and is_ready(stored[name], dtype))}
+    values, done = allocated(copied, dtype, device), 0
+    for name, tensors in stored.items():
+        if name in copied:
+            fill(values[name], tensors)
+        else:
+            values[name] = in_file(tensors[0])
+        done += values[name].numel()
+        progress(done / checkpoint.config.weight_elements())
+    model.load_state_dict(values, strict=False, assign=True)
     if checkpoint.config.tied_embeddings:
         model.lm_head = model.embed_tokens
     return model
+
+
+def shapes(model: Llama) -> dict[str, torch.Size]:
+    """Shapes of the parameters; a tied table appears once."""
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def parts(name: str) -> list[str]:
@@ -54,31 +63,37 @@ def parts(name: str) -> list[str]:
     return [name]
 
 
-def weight_dtype(shape: torch.Size, dtype: torch.dtype) -> torch.dtype:
+def wanted_dtype(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> torch.dtype:
     return dtype if len(shape) > 1 else torch.float32
 
 
-def weights_bytes(shapes: list[torch.Size], dtype: torch.dtype) -> int:
-    """What the parameters will occupy."""
-    return sum(shape.numel() * weight_dtype(shape, dtype).itemsize for shape in shapes)
+def is_ready(stored: list[StoredTensor], dtype: torch.dtype) -> bool:
+    """Whether a parameter lies in the file just as it is wanted."""
+    return len(stored) == 1 and DTYPES.get(stored[0].dtype) == wanted_dtype(stored[0].shape, dtype)
+
+
+def in_file(stored: StoredTensor) -> Tensor:
+    """The mapped bytes themselves, read now: otherwise the first token would pay for it, and loading would look free."""
+    advise(stored.data, MADV_POPULATE_READ)
+    return as_torch(stored)
 
 
 def allocated(shapes: dict[str, torch.Size], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
     """Uninitialised parameters on the device."""
     if device.type != "cpu":
-        return {name: torch.empty(s, dtype=weight_dtype(s, dtype), device=device) for name, s in shapes.items()}
-    padded = weights_bytes(list(shapes.values()), dtype) + ALIGNMENT * len(shapes)
-    memory, offset, tensors = huge_pages(padded), 0, {}
+        return {name: torch.empty(s, dtype=wanted_dtype(s, dtype), device=device) for name, s in shapes.items()}
+    sizes = {name: s.numel() * wanted_dtype(s, dtype).itemsize for name, s in shapes.items()}
+    memory, offset, tensors = huge_pages(sum(sizes.values()) + ALIGNMENT * len(sizes)), 0, {}
     for name, shape in shapes.items():
-        kind = weight_dtype(shape, dtype)
+        kind = wanted_dtype(shape, dtype)
         tensors[name] = torch.frombuffer(memory, dtype=kind, count=shape.numel(), offset=offset).view(shape)
-        offset += -(-shape.numel() * kind.itemsize // ALIGNMENT) * ALIGNMENT
+        offset += -(-sizes[name] // ALIGNMENT) * ALIGNMENT
     return tensors
 
 
 def huge_pages(n_bytes: int) -> mmap.mmap:
     """Anonymous memory in pages of 2 MiB where the kernel grants them: a token walks all of it (README, "Measured")."""
-    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, max(n_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without transparent huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
@@ -91,38 +106,36 @@ def fill(target: Tensor, stored: list[StoredTensor]) -> None:
         rows = tensor.shape[0]
         step = max(1, BLOCK_BYTES * rows // tensor.data.nbytes)
         for first in range(0, rows, step):
-            block = tensor.rows(slice(first, first + step))
-            values = as_torch(block).to(target.device)
-            target[start + first : start + first + len(values)].copy_(values)
-            give_back(block.data)
+            block = tensor.rows(slice(first, min(first + step, rows)))
+            target[start + first : start + first + block.shape[0]].copy_(as_torch(block).to(target.device))
+            advise(block.data, MADV_DONTNEED)
         start += rows
 
 
 def as_torch(stored: StoredTensor) -> Tensor:
     """The values without a copy; block formats expanded to float32."""
-    data = stored.data if stored.dtype in ("f32", "f16", "bf16") else stored.float32()
+    data = stored.data if stored.dtype in DTYPES else stored.float32()
     with warnings.catch_warnings():
-        # "The given NumPy array is not writable": nothing here writes to a source.
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", UserWarning)  # "array is not writable": nothing here writes to a source
         values = torch.from_numpy(data)
     return values.view(torch.bfloat16) if stored.dtype == "bf16" else values
 
 
-def give_back(data: np.ndarray) -> None:
-    """Drop the whole pages of a mapped file under `data` from this process; they stay in the page cache.
+def advise(data: np.ndarray, advice: int) -> None:
+    """madvise on the whole pages of a mapped file under `data`; nothing for other arrays (reordered Q and K).
 
-    Harmless for the file, as the mapping is shared and read-only; not for ordinary memory, which would be zeroed.
+    The mapping is read-only and shared: pages given back stay in the page cache and are found again when needed. The
+    answer does not matter: an older kernel refuses MADV_POPULATE_READ, and then reads at the first touch.
     """
-    if not is_mapped(data):
+    if not lies_in_file(data):
         return
     begin = -(-data.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (data.ctypes.data + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > begin:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_DONTNEED)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
 
 
-def is_mapped(data: np.ndarray) -> bool:
-    """Whether the bytes lie in a mapped file: Q and K of a GGUF file are reordered copies."""
+def lies_in_file(data: np.ndarray) -> bool:
     owner = data
     while isinstance(owner, np.ndarray):
         owner = owner.base

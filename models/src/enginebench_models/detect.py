@@ -1,0 +1,63 @@
+"""What kind of model a path holds: by its contents first, by names only where contents say nothing.
+
+LLaMA is what is run here. GPT is recognised so that it can be refused by name.
+"""
+
+import json
+from pathlib import Path
+
+from enginebench_models.checkpoint import map_file
+from enginebench_models.errors import ModelNotFound, ModelTypeMismatch, NotAModel
+from enginebench_models.gguf_header import MAGIC, read_header
+
+GPT_FILES = ("vocab.bpe", "encoder.json", "pytorch_model")
+LLAMA_FILES = (".gguf", "tokenizer.model", "consolidated", "model.safetensors")
+TYPES = ("llama", "gpt")
+
+
+def detect_model_type(path: Path) -> str:
+    """ "llama", "gpt", or the architecture that the file names itself. Raises ModelNotFound, NotAModel."""
+    if not path.exists():
+        raise ModelNotFound(f"There is no file or directory {path}. Check the path, or name a catalogue model.")
+    found = _from_contents(path) or _from_names(path)
+    if found is None:
+        raise NotAModel(f"{path} holds no model that can be recognised; give a GGUF file or a safetensors directory.")
+    return found
+
+
+def check_model_type(path: Path, expected: str) -> None:
+    """Raises ModelTypeMismatch naming both types."""
+    detected = detect_model_type(path)
+    if detected != expected:
+        raise ModelTypeMismatch(expected, detected, path)
+
+
+def _from_contents(path: Path) -> str | None:
+    for file in [path] if path.is_file() else sorted(path.glob("*.gguf")):
+        with file.open("rb") as stream:
+            if stream.read(4) == MAGIC:
+                return _family(_gguf_architecture(file))
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if config.is_file() and (path.is_dir() or path.suffix == ".safetensors"):
+        try:
+            return _family(str(json.loads(config.read_text(encoding="utf-8"))["model_type"]))
+        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+            return None
+    return None
+
+
+def _gguf_architecture(file: Path) -> str:
+    return str(read_header(map_file(file), file).metadata.get("general.architecture", "unknown"))
+
+
+def _family(architecture: str) -> str:
+    return "gpt" if architecture.startswith("gpt") else architecture
+
+
+def _from_names(path: Path) -> str | None:
+    names = [path.name.lower(), *(p.name.lower() for p in (path.iterdir() if path.is_dir() else []))]
+    if any(part in name for name in names for part in GPT_FILES) or "gpt" in path.name.lower():
+        return "gpt"
+    if any(part in name for name in names for part in ("llama", *LLAMA_FILES)):
+        return "llama"
+    return None

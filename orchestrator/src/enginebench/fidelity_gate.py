@@ -1,0 +1,84 @@
+"""Is the logits file of a launch the right answer? Compares it with the float32 reference and records the verdict.
+
+A file that is missing, altered or of another shape is a failed gate with its reason, not an error of ours: the
+distances are then NaN, which JSON keeps as null.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.fidelity import compare, gate
+from enginebench_models.reference_cache import reference_logits
+
+from .record import FidelityReading
+
+Logits = npt.NDArray[np.float32]
+
+
+class BadLogits(Exception):
+    """The file is not the matrix that the engine announced."""
+
+
+def judge(
+    checkpoint: Checkpoint,
+    probe: Sequence[int],
+    n_prefill: int,
+    logits: Path,
+    sha256: str,
+    n_rows: int,
+    precision: str,
+    reference_folder: Path | None = None,
+) -> FidelityReading:
+    """Never raises for an engine's fault.
+
+    `logits`: float32 [len(probe) - n_prefill + 1, vocab], row 0 after the prefill, the others after each decoded token.
+    """
+    expected_rows = len(probe) - n_prefill + 1
+    try:
+        if n_rows != expected_rows:
+            raise BadLogits(f"the engine announced {n_rows} rows of logits, {expected_rows} were asked for")
+        candidate = read_logits(logits, sha256, (expected_rows, checkpoint.config.vocab_size))
+    except BadLogits as error:
+        return _unreadable(str(error), precision)
+    distance = compare(reference_logits(checkpoint, probe, n_prefill, reference_folder), candidate)
+    verdict = gate(distance, precision)
+    return FidelityReading(
+        passed=verdict.passed, reasons=list(verdict.reasons), precision=precision, **asdict(distance)
+    )
+
+
+def read_logits(path: Path, sha256: str, shape: tuple[int, int]) -> Logits:
+    """The matrix, memory-mapped. Raises BadLogits unless hash, type and shape are those announced."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise BadLogits(f"the logits file has sha256 {found[:12]}, the engine announced {sha256[:12]}")
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadLogits(f"the logits file cannot be read: {type(error).__name__}") from None
+    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32 or matrix.shape != shape:
+        what = f"{matrix.dtype} {list(matrix.shape)}" if isinstance(matrix, np.ndarray) else "an archive"
+        raise BadLogits(f"the logits file holds {what} instead of float32 {list(shape)}")
+    return matrix
+
+
+def _unreadable(reason: str, precision: str) -> FidelityReading:
+    return FidelityReading(
+        passed=False,
+        reasons=[reason],
+        precision=precision,
+        n_positions=0,
+        mean_kld=math.nan,
+        max_kld=math.nan,
+        top1=math.nan,
+        max_abs_logit=math.nan,
+    )

@@ -1,0 +1,127 @@
+"""Memory of an engine as seen from outside: the proportional set size (PSS), summed over its process tree.
+
+PSS counts a page shared by n processes as 1/n in each, so a sum over processes never counts a page twice; a sum of RSS
+would. Sampling costs the engine time (the kernel walks its page tables), so it never runs while speed is measured.
+Device memory is not seen here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+INTERVAL_SECONDS = 0.05
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class PssReading:
+    """Bytes, summed over the process tree at one moment. Shared memory (tmpfs, memfd) counts as file."""
+
+    pss_bytes: int = 0
+    anon_bytes: int = 0
+    file_bytes: int = 0
+    vm_hwm_bytes: int = 0
+    """The highest VmHWM of any single process: the kernel's own peak of RSS, which misses no moment."""
+    n_processes: int = 0
+
+
+class MemorySampler:
+    """Samples from entering to leaving the context, every 50 ms and once at each end."""
+
+    def __init__(self, pid: int, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        self.pid = pid
+        self.peak = PssReading()
+        self.max_vm_hwm_bytes = 0
+        self.n_samples = 0
+        self._interval_seconds = interval_seconds
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="memory-sampler")
+
+    def __enter__(self) -> Self:
+        self.mark()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.mark()
+
+    def mark(self) -> PssReading:
+        """Take a sample now. All zero if no process of the tree is left."""
+        with self._lock:
+            reading = read_tree(self.pid)
+            if reading.n_processes:
+                self._keep(reading)
+            return reading
+
+    def _keep(self, reading: PssReading) -> None:
+        self.n_samples += 1
+        self.max_vm_hwm_bytes = max(self.max_vm_hwm_bytes, reading.vm_hwm_bytes)
+        if reading.pss_bytes > self.peak.pss_bytes:
+            self.peak = reading
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_seconds):
+            self.mark()
+
+
+def read_tree(pid: int) -> PssReading:
+    """One process and its descendants. Those that vanish meanwhile count nothing."""
+    readings = [reading for member in process_tree(pid) if (reading := read_process(member)) is not None]
+    return PssReading(
+        pss_bytes=sum(reading.pss_bytes for reading in readings),
+        anon_bytes=sum(reading.anon_bytes for reading in readings),
+        file_bytes=sum(reading.file_bytes for reading in readings),
+        vm_hwm_bytes=max((reading.vm_hwm_bytes for reading in readings), default=0),
+        n_processes=len(readings),
+    )
+
+
+def process_tree(pid: int) -> list[int]:
+    """`pid` and its descendants. By parent ids: /proc/PID/task/TID/children is not built into every kernel."""
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def read_process(pid: int, proc: Path = _PROC) -> PssReading | None:
+    """None for a process that is gone, is a zombie, or belongs to someone else."""
+    try:
+        sizes = kilobyte_fields((proc / str(pid) / "smaps_rollup").read_text())
+    except OSError:
+        return None
+    if "Pss" not in sizes:
+        return None
+    shared_memory = sizes.get("Pss_Shmem", 0)
+    hwm = 0
+    with contextlib.suppress(OSError):
+        hwm = kilobyte_fields((proc / str(pid) / "status").read_text()).get("VmHWM", 0)
+    return PssReading(
+        pss_bytes=sizes["Pss"],
+        anon_bytes=sizes.get("Pss_Anon", 0),
+        file_bytes=sizes.get("Pss_File", 0) + shared_memory,
+        vm_hwm_bytes=hwm,
+        n_processes=1,
+    )
+
+
+def kilobyte_fields(text: str) -> dict[str, int]:
+    """The lines `Name:   123 kB` of a /proc file, in bytes (proc(5): kB there are units of 1024)."""
+    fields = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2] == "kB" and words[0].endswith(":"):
+            fields[words[0][:-1]] = int(words[1]) * 1024
+    return fields

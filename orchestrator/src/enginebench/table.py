@@ -1,0 +1,338 @@
+"""The side-by-side table of a result: for a terminal, as Markdown, JSON or CSV. Only here numbers are rounded.
+
+Columns are defined once, in COLUMNS. A case that failed the fidelity gate shows no speed. What a cell cannot say is a
+numbered note below the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from .machine import noise_warnings
+from .metrics import GATE_FAILED, GATE_MISSING
+from .process import printable
+from .result import dumped
+
+NONE = "-"
+STDERR_LINES = 3
+SYNTHETIC = "synthetic weights: text means nothing; speed of a dense model does not depend on the values"
+LEGEND = (
+    "cold: first token of a process's first request, with compilation; TTFT, TPOT: time to first token, time per "
+    "output token after it; ±: half the 95 % interval over launches; peak: process tree, or device memory on a GPU; "
+    "MBU: bytes read per second, of what the limit row reached"
+)
+
+
+@dataclass
+class Notes:
+    """Numbered notes; the same text keeps its number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def number(self, text: str) -> int:
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """`priority`: a narrow terminal drops the highest first; 0 stays."""
+
+    title: str
+    unit: str
+    cell: Callable[[dict[str, Any]], str]
+    priority: int = 0
+    left: bool = False
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} {self.unit}".strip()
+
+
+def number(name: str, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
+    """Case → the metric ÷ scale, to three or four digits; "!" marks an invalid value."""
+
+    def cell(case: dict[str, Any]) -> str:
+        metric = case["metrics"].get(name)
+        if metric is None or metric["value"] is None or is_withheld(metric):
+            return NONE
+        return rounded(metric["value"] / scale) + ("" if metric["valid"] else "!")
+
+    return cell
+
+
+def is_withheld(metric: dict[str, Any]) -> bool:
+    """A speed without a passed fidelity gate is not shown."""
+    return GATE_FAILED in metric["reasons"] or GATE_MISSING in metric["reasons"]
+
+
+def rounded(value: float) -> str:
+    decimals = next((d for d, least in ((0, 100.0), (1, 10.0), (2, 1.0)) if abs(value) >= least), 3)
+    return f"{value:.{decimals}f}"
+
+
+def _label(case: dict[str, Any]) -> str:
+    return f"{case['engine']}:{case['configuration']}"
+
+
+def _dtype(case: dict[str, Any]) -> str:
+    return case["loaded"]["weight_dtype"] if case["loaded"] else NONE
+
+
+def _half_width(case: dict[str, Any]) -> str:
+    """Half the 95 % interval of the decode rate, in percent of it."""
+    metric = case["metrics"].get("decode_tps")
+    if metric is None or not metric["interval"] or not metric["value"] or is_withheld(metric):
+        return NONE
+    low, high = metric["interval"]
+    return f"{(high - low) / 2 / metric['value'] * 100:.1f}"
+
+
+def _peak_memory(case: dict[str, Any]) -> str:
+    on_device = number("device_peak_memory_bytes", 1e9)(case)
+    return on_device if on_device != NONE else number("peak_memory_bytes", 1e9)(case)
+
+
+def _fidelity(case: dict[str, Any]) -> str:
+    """The distance that the gate looked at and its verdict; for a case that did not come so far, its status."""
+    reading = case["fidelity"]
+    if reading is None:
+        return case["status"] if case["status"] != "ok" else NONE
+    name, value = ("KLD", reading["mean_kld"])
+    if reading["precision"] == "float32":
+        name, value = ("|Δ|", reading["max_abs_logit"])
+    verdict = "pass" if reading["passed"] else "FAIL"
+    return f"{name} {'NaN' if value is None else f'{value:.0e}'} {verdict}"
+
+
+COLUMNS = (
+    Column("case", "", _label, left=True),
+    Column("weights", "", _dtype, priority=3, left=True),
+    Column("load", "s", number("load_ns", 1e9), priority=1),
+    Column("cold", "ms", number("first_request_ttft_ns", 1e6), priority=4),
+    Column("TTFT", "ms", number("ttft_ns", 1e6), priority=2),
+    Column("TPOT", "ms", number("tpot_ns", 1e6)),
+    Column("prefill", "tok/s", number("prefill_tps"), priority=5),
+    Column("decode", "tok/s", number("decode_tps")),
+    Column("±", "%", _half_width, priority=6),
+    Column("max", "tok/s", number("peak_decode_tps"), priority=7),
+    Column("peak", "GB", _peak_memory),
+    Column("MBU", "%", number("mbu", 0.01)),
+    Column("fidelity", "", _fidelity, left=True),
+)
+
+
+# ---- rows, headers and notes ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: the cases of one model and workload, and what is said above and below."""
+
+    above: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    below: list[str]
+
+
+def sections(result: dict[str, Any]) -> Iterator[Section]:
+    for model in result["plan"]["models"]:
+        for workload in result["plan"]["workloads"]:
+            cases = [c for c in result["cases"] if (c["model"], c["workload"]) == (model["name"], workload["name"])]
+            notes = Notes()
+            rows = [_row(case, notes) for case in sorted(cases, key=_rank)]
+            yield Section(_above(result, model, workload), rows, notes.texts, _below(result))
+
+
+def _rank(case: dict[str, Any]) -> tuple[int, float]:
+    """Instruments first, then by decode rate; what has no speed comes last."""
+    if case["status"] != "ok":
+        return ("invalid", "failed", "unavailable").index(case["status"]) + 2, 0.0
+    rate = case["metrics"]["decode_tps"]["value"]
+    return 0 if case["role"] == "instrument" else 1, -(rate or 0.0)
+
+
+def _row(case: dict[str, Any], notes: Notes) -> list[str]:
+    numbers = sorted({notes.number(printable(text)) for text in _remarks(case)})
+    return [*(printable(column.cell(case)) for column in COLUMNS), ",".join(map(str, numbers))]
+
+
+def _remarks(case: dict[str, Any]) -> Iterator[str]:
+    """What the row's cells cannot say."""
+    if case["status"] != "ok":
+        withheld = "no speed: failed fidelity: " if _failed_gate(case) else ""
+        yield f"{case['status']}: {withheld}{_without_prefix(case['reason'])}" + _last_words(case)
+        return
+    if case["reason"]:
+        yield case["reason"]
+    for name in ("decode_tps", "mbu"):
+        metric = case["metrics"].get(name)
+        if metric is None or (name == "mbu" and metric["valid"]):
+            continue
+        yield from ([f"{name}: {'; '.join(metric['reasons'])}"] if metric["reasons"] else [])
+
+
+def _failed_gate(case: dict[str, Any]) -> bool:
+    return case["fidelity"] is not None and not case["fidelity"]["passed"] and case["status"] == "invalid"
+
+
+def _without_prefix(reason: str) -> str:
+    return reason.removeprefix(f"{GATE_FAILED}: ")
+
+
+def _last_words(case: dict[str, Any]) -> str:
+    failures = [launch["failure"] for launch in case["launches"] if launch["failure"]]
+    lines = failures[-1]["stderr_tail"][-STDERR_LINES:] if failures and case["status"] == "failed" else []
+    return f" | stderr: {' / '.join(lines)}" if lines else ""
+
+
+def _above(result: dict[str, Any], model: dict[str, Any], workload: dict[str, Any]) -> list[str]:
+    plan, environment = result["plan"], result["environment"]
+    kind = SYNTHETIC if model["weights"] == "synthetic" else "real weights"
+    lines = [
+        f"{model['name']}, {model['format']}, {model['file_bytes'] / 1e9:.2f} GB: {kind}",
+        f"{_work_done(workload)}; {_device(plan, environment)}",
+        f"{_repetition(plan)}; {environment['date'][:10]}, run {result['run_id']}",
+    ]
+    if plan["left_out"]:
+        lines.append(f"left out: {'; '.join(plan['left_out'])}")
+    return [printable(line) for line in lines]
+
+
+def _work_done(workload: dict[str, Any]) -> str:
+    tokens = f"{workload['n_prompt']} prompt tokens, {workload['n_gen']} generated"
+    return f"{workload['name']}: {tokens}, batch {workload['batch_size']}"
+
+
+def _repetition(plan: dict[str, Any]) -> str:
+    requests = f"{plan['launches']} launches x {plan['iterations']} requests"
+    return f"preset {plan['preset']}: {requests} (after {plan['warmup']} warm-up)"
+
+
+def _device(plan: dict[str, Any], environment: dict[str, Any]) -> str:
+    threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
+    gpus = environment["gpus"] or []
+    if plan["device"] == "cuda" and gpus:
+        return f"{gpus[0]['name']} (driver {gpus[0]['driver']}), {threads} on the host"
+    return f"{plan['device']}: {environment['cpu']['model']}, {threads}"
+
+
+def _below(result: dict[str, Any]) -> list[str]:
+    plan, environment = result["plan"], result["environment"]
+    lines = []
+    if not plan.get("verdicts", False):
+        lines.append(f"preset {plan['preset']} is indicative: too few launches for verdicts on differences")
+    lines += noise_warnings(environment.get("noise_before"), environment.get("noise_after"))
+    return [printable(line) for line in [*lines, LEGEND]]
+
+
+# ---- forms ----------------------------------------------------------------------------------------------------
+
+
+class ResultTable:
+    """Rich renderable: as many columns as the terminal is wide, readable without colour."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self._result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for section in sections(self._result):
+            kept = fitting_columns(section.rows, options.max_width)
+            yield from map(Text, section.above)
+            yield _rich_rows(section.rows, kept)
+            for index, note in enumerate(section.notes, start=1):
+                yield Text(f"{index:>2}  {note}")
+            yield from map(Text, section.below)
+            dropped = [column.heading for i, column in enumerate(COLUMNS) if i not in kept]
+            if dropped:
+                yield Text(f"not shown at this width: {', '.join(dropped)} (-o md shows all)")
+
+
+def rich_table(result: dict[str, Any]) -> ResultTable:
+    return ResultTable(result)
+
+
+def fitting_columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Indexes of the columns that fit beside each other; the column of note numbers is always there and not counted."""
+    kept = list(range(len(COLUMNS)))
+    notes_width = max([len("note"), *(cell_len(row[-1]) for row in rows)])
+    while sum(_width(i, rows) + 2 for i in kept) + notes_width + 2 > width:
+        candidates = [i for i in kept if COLUMNS[i].priority > 0]
+        if not candidates:
+            break
+        kept.remove(max(candidates, key=lambda i: COLUMNS[i].priority))
+    return kept
+
+
+def _width(index: int, rows: Sequence[Sequence[str]]) -> int:
+    column = COLUMNS[index]
+    return max([cell_len(column.title), cell_len(column.unit), *(cell_len(row[index]) for row in rows)])
+
+
+def _rich_rows(rows: Sequence[Sequence[str]], kept: Sequence[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    for index in kept:
+        column = COLUMNS[index]
+        heading = Text(f"{column.title}\n{column.unit}")
+        table.add_column(heading, justify="left" if column.left else "right", no_wrap=True)
+    table.add_column("note", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in kept), Text(row[-1]))
+    return table
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """All columns, headers as lines, notes as a numbered list."""
+    return "\n".join(line for section in sections(result) for line in _markdown_lines(section)) + "\n"
+
+
+def _markdown_lines(section: Section) -> Iterator[str]:
+    yield from (f"{_escaped(line)}  " for line in section.above)
+    yield ""
+    yield _markdown_row([*(column.heading for column in COLUMNS), "note"])
+    yield _markdown_row([*("---" if column.left else "---:" for column in COLUMNS), "---"])
+    yield from map(_markdown_row, section.rows)
+    yield ""
+    yield from (f"{index}. {_escaped(note)}" for index, note in enumerate(section.notes, start=1))
+    yield from ([""] if section.notes else [])
+    yield from (f"{_escaped(line)}  " for line in section.below)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def to_json(result: dict[str, Any]) -> str:
+    """The result itself, unrounded."""
+    return dumped(result).rstrip("\n")
+
+
+IDENTITY = ("engine", "configuration", "model", "workload", "role", "status", "reason")
+
+
+def to_csv(result: dict[str, Any]) -> str:
+    """One line per case, every metric unrounded; empty where there is no value. `invalid`: those not to be used."""
+    names = sorted({name for case in result["cases"] for name in case["metrics"]})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*IDENTITY, *names, "invalid"])
+    for case in result["cases"]:
+        values = [case["metrics"].get(name, {}).get("value") for name in names]
+        invalid = [n for n in names if n in case["metrics"] and not case["metrics"][n]["valid"] and values]
+        writer.writerow([*(case[name] for name in IDENTITY), *values, " ".join(invalid)])
+    return text.getvalue().rstrip("\n")

@@ -1,0 +1,84 @@
+"""Engines come from their pyproject tables; names are resolved with near matches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from enginebench.discovery import EngineInfo, discover, select, unavailable_reason
+from enginebench.errors import UsageError
+
+TABLE = """
+[project]
+name = "engine-{name}"
+[tool.enginebench.engine]
+name = "{name}"
+module = "engine_{name}"
+description = "d"
+role = "{role}"
+formats = ["gguf"]
+gpu = "{gpu}"
+aliases = ["old-{name}"]
+programs = {programs}
+[tool.enginebench.engine.configurations]
+plain = {{ description = "p", precision = "float32" }}
+special = {{ description = "s", precision = "16-bit", in_all = false }}
+"""
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> dict[str, EngineInfo]:
+    write(tmp_path, "alpha", "engine", "optional")
+    write(tmp_path, "beta", "engine", "required")
+    write(tmp_path, "speedlimit", "instrument", "none")
+    write(tmp_path, "mock", "test", "none", programs='["no-such-program-here"]')
+    return discover(tmp_path)
+
+
+def write(root: Path, name: str, role: str, gpu: str, programs: str = "[]") -> None:
+    folder = root / "packages" / f"engine-{name}"
+    folder.mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(TABLE.format(name=name, role=role, gpu=gpu, programs=programs))
+
+
+def labels(chosen: list[tuple[EngineInfo, str]]) -> list[str]:
+    return [f"{info.name}:{configuration}" for info, configuration in chosen]
+
+
+def test_all_means_engines_and_their_ordinary_configurations_with_the_instruments(
+    engines: dict[str, EngineInfo],
+) -> None:
+    assert labels(select(["all"], engines)) == ["speedlimit:plain", "alpha:plain", "beta:plain"]
+
+
+def test_a_special_configuration_runs_when_named(engines: dict[str, EngineInfo]) -> None:
+    assert labels(select(["alpha:special"], engines)) == ["speedlimit:plain", "alpha:special"]
+
+
+def test_an_alias_is_the_engine(engines: dict[str, EngineInfo]) -> None:
+    assert "alpha:plain" in labels(select(["old-alpha"], engines))
+
+
+def test_naming_an_engine_twice_runs_it_once(engines: dict[str, EngineInfo]) -> None:
+    assert labels(select(["alpha", "alpha:plain"], engines)).count("alpha:plain") == 1
+
+
+@pytest.mark.parametrize(("name", "near"), [("alhpa", "'alpha'"), ("alpha:plan", "'plain'")])
+def test_an_unknown_name_is_answered_with_the_near_match(
+    engines: dict[str, EngineInfo], name: str, near: str
+) -> None:
+    with pytest.raises(UsageError, match=f"did you mean {near}"):
+        select([name], engines)
+
+
+def test_a_malformed_table_is_refused_with_its_file(tmp_path: Path) -> None:
+    write(tmp_path, "odd", "king", "none")
+    with pytest.raises(UsageError, match=r"engine-odd/pyproject.toml.*role"):
+        discover(tmp_path)
+
+
+def test_reasons_for_unavailability(engines: dict[str, EngineInfo]) -> None:
+    assert unavailable_reason(engines["alpha"], None, "cpu") is None
+    assert unavailable_reason(engines["beta"], None, "cpu") == "needs an NVIDIA GPU"
+    assert unavailable_reason(engines["beta"], None, "cuda") is None
+    assert unavailable_reason(engines["mock"], None, "cpu") == "program `no-such-program-here` not found on PATH"

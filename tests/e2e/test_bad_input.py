@@ -1,0 +1,66 @@
+"""Wrong input: exit code 2, the value and the remedy on stderr, nothing written, no stack trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from enginebench_models.store import locate
+
+from .conftest import Cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "fak"], "did you mean 'fake'"),
+        (["run", "fake:defualt"], "did you mean 'default'"),
+        (["run", "fake", "--model", "tyni"], "tiny"),
+        (["run", "fake", "--model", "./no-such-folder"], "no-such-folder"),
+        (["run", "fake", "--model", "tiny", "--preset", "smok"], "did you mean 'smoke'"),
+        (["run", "fake", "--model", "tiny", "--n-gen", "200000"], "context"),
+        (["run", "fake", "--model", "tiny", "--n-gen", "0"], "0"),
+        (["run", "fake", "--model", "llama3-8b", "--weights", "real"], "llama3-8b"),
+        (["run", "fake", "--model", "tiny", "--device", "cuda"], "no NVIDIA driver"),
+        (["run", "fake", "--model", "tiny", "--python", "engine-fake=nowhere"], "nowhere"),
+        (["show", "no-such-run"], "no-such-run"),
+        (["conform", "no-such-engine"], "no-such-engine"),
+    ],
+)
+def test_wrong_input_is_refused_with_the_value_and_a_remedy(
+    cli: Cli, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    results = ["--results", str(tmp_path)] if arguments[0] != "conform" else []
+    done = cli(*arguments, *results)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return locate("tiny", "synthetic", tmp_path_factory.mktemp("models")).path
+
+
+def test_another_model_type_is_named(cli: Cli, tiny: Path) -> None:
+    done = cli("run", "fake", "--model", str(tiny), "--model-type", "gpt")
+    assert done.returncode == 2
+    assert "Model type mismatch: Expected 'gpt' but detected 'llama'" in done.stderr
+
+
+def test_a_truncated_file_is_refused_with_both_sizes(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tiny.read_bytes()[:-1000])
+    done = cli("run", "fake", "--model", str(cut))
+    assert done.returncode == 2
+    assert "truncated" in done.stderr
+    assert f"{cut.stat().st_size:,}" in done.stderr
+
+
+def test_a_file_that_is_no_model_is_refused(cli: Cli, tmp_path: Path) -> None:
+    text = tmp_path / "notes.gguf"
+    text.write_text("these are notes, not weights")
+    done = cli("run", "fake", "--model", str(text))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,181 @@
+"""`enginebench run` from start to end, with the engine of known speed and the one that reads weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from .conftest import Cli
+
+Run = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+def case(result: dict[str, Any], label: str) -> dict[str, Any]:
+    return next(c for c in result["cases"] if f"{c['engine']}:{c['configuration']}" == label)
+
+
+def test_a_run_reports_the_known_speed_of_the_scripted_engine_within_one_percent(run: Run) -> None:
+    code, result, _ = run("fake", "--n-gen", "200", "--iterations", "5")
+    metrics = case(result, "fake:default")["metrics"]
+    assert code == 0
+    assert metrics["tpot_ns"]["value"] == pytest.approx(1e6, rel=0.01)
+    assert metrics["decode_tps"]["value"] == pytest.approx(1000, rel=0.01)
+    assert metrics["iterations"]["value"] == 5
+
+
+def test_every_field_of_the_original_record_has_its_counterpart(run: Run) -> None:
+    _, result, _ = run("fake")
+    assert set(result) == {"schema_version", "run_id", "environment", "plan", "cases", "comparisons"}
+    metrics = case(result, "limit:default")["metrics"]
+    wanted = ["iterations", "total_time_ns", "ttft_ns", "tpot_ns", "min_itl_ns", "max_itl_ns"]
+    wanted += ["decode_tps", "peak_decode_tps", "peak_memory_bytes", "model_memory_bytes", "load_ns", "cold_start_ns"]
+    assert all(metrics[name]["value"] > 0 for name in wanted)
+
+
+def test_the_limit_is_measured_beside_whatever_was_asked_for_and_its_memory_is_seen(run: Run) -> None:
+    _, result, _ = run("fake:memory")
+    assert case(result, "limit:default")["status"] == "ok"
+    held = 256 * 2**20
+    peak = case(result, "fake:memory")["metrics"]["peak_memory_bytes"]["value"]
+    assert held < peak < held + 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("configuration", "reason"),
+    [
+        ("exit", "exit during load: exited with code 3"),
+        ("crash", "signal during request 1: killed by signal 11"),
+        ("refuse", "engine-failure during load"),
+        ("out-of-memory", "out-of-memory during load"),
+        ("bug", "engine-failure during request 1"),
+        ("short", "engine-failure during request 1"),
+    ],
+)
+def test_an_engine_that_goes_wrong_is_a_row_and_the_others_finish(run: Run, configuration: str, reason: str) -> None:
+    code, result, _ = run(f"fake:{configuration}")
+    broken = case(result, f"fake:{configuration}")
+    assert code == 1
+    assert broken["status"] == "failed"
+    assert broken["reason"].startswith(reason)
+    assert broken["metrics"]["decode_tps"]["value"] is None
+    assert case(result, "limit:default")["status"] == "ok"
+
+
+def test_the_last_words_of_a_dying_engine_are_kept(run: Run) -> None:
+    _, result, _ = run("fake:exit")
+    failure = case(result, "fake:exit")["launches"][0]["failure"]
+    assert "engine-fake: about to exit with code 3" in failure["stderr_tail"]
+
+
+def test_prints_to_stdout_do_not_hurt(run: Run) -> None:
+    code, result, _ = run("fake:noisy-stdout")
+    assert (code, case(result, "fake:noisy-stdout")["status"]) == (0, "ok")
+
+
+@pytest.mark.parametrize("configuration", ["hang", "stubborn", "native-hang"])
+def test_a_hang_ends_with_its_deadline(run: Run, configuration: str) -> None:
+    _, result, _ = run(f"fake:{configuration}", "--silence", "2")
+    assert case(result, f"fake:{configuration}")["reason"].startswith("hang during request 1")
+    assert not strays()
+
+
+def test_a_process_that_an_engine_leaves_behind_is_swept(run: Run) -> None:
+    run("fake:orphan")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "10000"]]
+
+
+def strays() -> list[int]:
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if "engine_fake" in (p.info["cmdline"] or [])]
+
+
+def test_nothing_survives_the_death_of_the_orchestrator(home: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "enginebench", "run", "fake:native-hang", "--model", "tiny", "--preset", "smoke"]
+    orchestrator = subprocess.Popen(
+        [*command, "--results", str(tmp_path)], env=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not strays() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert strays()
+    orchestrator.send_signal(signal.SIGKILL)
+    orchestrator.wait()
+    time.sleep(1.0)
+    assert not strays()
+
+
+def test_an_interrupt_keeps_what_was_measured(home: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "enginebench", "run", "fake:hang", "--model", "tiny", "--preset", "smoke"]
+    orchestrator = subprocess.Popen(
+        [*command, "--results", str(tmp_path)], env=home, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not strays() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    orchestrator.send_signal(signal.SIGINT)
+    orchestrator.communicate(timeout=60)
+    (path,) = tmp_path.glob("*/result.json")
+    assert any("interrupted" in line for line in json.loads(path.read_text())["plan"]["left_out"])
+    assert not strays()
+
+
+def test_show_prints_an_earlier_run_in_every_form(run: Run, cli: Cli, tmp_path: Path) -> None:
+    _, result, _ = run("fake")
+    path = str(tmp_path / "runs" / result["run_id"])
+    forms = {form: cli("show", path, "-o", form) for form in ("table", "md", "json", "csv")}
+    assert all(done.returncode == 0 and "fake" in done.stdout for done in forms.values())
+    assert json.loads(forms["json"].stdout) == result
+
+
+def test_a_recorded_case_is_reproduced_side_by_side(run: Run, home: dict[str, str], tmp_path: Path) -> None:
+    _, result, _ = run("fake")
+    path = tmp_path / "runs" / result["run_id"] / "result.json"
+    root = Path(__file__).resolve().parents[2]
+    python = root / ".envs" / "engine-fake" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-m", "engine_fake", "reproduce", str(path), "--model", "any"],
+        env=home, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ratios = [float(x) for x in re.findall(r"TPOT.*?([\d.]+)  ms", done.stdout)]
+    assert statistics.mean(ratios) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, tmp_path: Path) -> None:
+    done = cli("run", "fake", "--model", "tiny", "--dry-run", "--results", str(tmp_path))
+    assert done.returncode == 0
+    assert "fake:default" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_small_time_budget_leaves_out_whole_launches_and_says_so(run: Run) -> None:
+    _, result, _ = run("fake", "--iterations", "50", "--n-gen", "100", "--time-budget", "4")
+    assert any("measured requests" in line for line in result["plan"]["left_out"])
+    assert case(result, "fake:default")["launches"][-1]["requests"][-1]["t_token_ns"][-1] > 0
+    assert all(
+        len(r["t_token_ns"]) == 100 for launch in case(result, "fake:default")["launches"] for r in launch["requests"]
+    )
+
+
+def test_the_orchestrator_is_idle_while_a_case_is_timed(run: Run) -> None:
+    _, result, _ = run("fake", "--n-gen", "500", "--iterations", "4")
+    shares = [launch["harness_cpu_share"] for launch in case(result, "fake:default")["launches"]]
+    assert max(share for share in shares if share is not None) < 0.02
+
+
+def test_nothing_of_this_machine_is_named_in_a_result(run: Run) -> None:
+    _, result, _ = run("fake:exit")
+    text = json.dumps(result)
+    assert os.uname().nodename not in text
+    assert str(Path.home()) + "/" not in text
