@@ -78,8 +78,8 @@ def run(suite: Suite, extra: list[str]) -> tuple[int, float]:
     print(f"\n== {suite.name}", flush=True)
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     started = time.monotonic()
-    code = subprocess.run([*suite.command, *extra], cwd=ROOT, env=environment | suite.environment, check=False).returncode
-    return code, time.monotonic() - started
+    done = subprocess.run([*suite.command, *extra], cwd=ROOT, env=environment | suite.environment, check=False)
+    return done.returncode, time.monotonic() - started
 
 
 if __name__ == "__main__":

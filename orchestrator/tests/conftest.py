@@ -23,21 +23,20 @@ from enginebench_protocol.prompts import ids_sha256, prompt_ids
 FINGERPRINT = "a" * 64
 VOCAB = 1000
 MS = 1_000_000
+WORKLOAD = Workload(n_prompt=4, n_gen=3)
 
 
 @dataclass(frozen=True)
 class Records:
     """Builds records of one small model. 4 prompt tokens and 3 generated ones unless told otherwise."""
 
-    workload: Workload = Workload(n_prompt=4, n_gen=3)
+    workload: Workload = WORKLOAD
     seed: int = 0
 
     def case(self, engine: str = "torch", configuration: str = "half") -> Case:
         return Case(engine=engine, configuration=configuration, model="m", workload=self.workload)
 
-    def request(
-        self, iteration: int, ms: Sequence[float], doubts: Sequence[str] = (), warmup: bool = False
-    ) -> Request:
+    def request(self, iteration: int, ms: Sequence[float], doubts: Sequence[str] = (), warmup: bool = False) -> Request:
         """`ms`: when each token was there, counted from the start of the request."""
         prompt = pack_ids(prompt_ids(self.seed, iteration, self.workload.n_prompt, VOCAB))
         return Request(

@@ -52,7 +52,8 @@ def one_launch(records: Any) -> list[Launch]:
 
 def with_tpot(records: Any, ms: float, **changes: Any) -> Launch:
     """A launch of one request whose two gaps are `ms` long."""
-    return records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], **changes)
+    launch: Launch = records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], **changes)
+    return launch
 
 
 def test_every_metric_is_there(records: Any) -> None:

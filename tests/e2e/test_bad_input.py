@@ -19,7 +19,7 @@ from .conftest import Cli
         (["run", "fake", "--model", "./no-such-folder"], "no-such-folder"),
         (["run", "fake", "--model", "tiny", "--preset", "smok"], "did you mean 'smoke'"),
         (["run", "fake", "--model", "tiny", "--n-gen", "200000"], "context"),
-        (["run", "fake", "--model", "tiny", "--n-gen", "0"], "0"),
+        (["run", "fake", "--model", "tiny", "--n-gen", "0"], "greater than or equal to 1"),
         (["run", "fake", "--model", "llama3-8b", "--weights", "real"], "llama3-8b"),
         (["run", "fake", "--model", "tiny", "--device", "cuda"], "no NVIDIA driver"),
         (["run", "fake", "--model", "tiny", "--python", "engine-fake=nowhere"], "nowhere"),

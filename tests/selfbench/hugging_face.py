@@ -8,9 +8,9 @@ from __future__ import annotations
 import queue
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from enginebench_models.checkpoint import open_checkpoint
@@ -19,8 +19,8 @@ from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressS
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.main import run
 from enginebench_protocol.messages import Load, Loaded
-from transformers import LlamaForCausalLM
 from transformers import LlamaConfig as HfConfig
+from transformers import LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,7 +46,7 @@ class HuggingFace(Engine):
     """LlamaForCausalLM.generate, eager."""
 
     name = "hugging-face"
-    configurations = {name: f"{name}, eager" for name in DTYPES}
+    configurations: ClassVar[Mapping[str, str]] = {name: f"{name}, eager" for name in DTYPES}
 
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
         torch.set_num_threads(request.threads)

@@ -20,7 +20,7 @@ MEAN_KLD_16_BIT = 1e-3
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Distance of a candidate from the reference: nats, a share, logits. NaN where the candidate holds NaN."""
+    """Distance of a candidate from the reference: nats, a share, logits. Infinite where a logit is not a number."""
 
     mean_kld: float
     max_kld: float
@@ -50,6 +50,8 @@ def compare(reference: Floats, candidate: npt.NDArray[np.floating]) -> Fidelity:
             f"Logits of shape {list(candidate.shape)} came, {list(reference.shape)} were expected: "
             "one row after the prefill and one per decoded token, one column per token of the vocabulary."
         )
+    if not np.isfinite(candidate).all():
+        return Fidelity(math.inf, math.inf, 0.0, math.inf, len(reference))
     divergences = [divergence(expected, found) for expected, found in zip(reference, candidate, strict=True)]
     agreement = reference.argmax(axis=1) == candidate.argmax(axis=1)
     error = np.abs(reference - candidate.astype(np.float32)).max()

@@ -170,7 +170,7 @@ class Cursor:
         try:
             for _ in range(count):
                 offset += 8 + length_at(buffer, offset)[0]
-        except struct.error:
+        except (struct.error, OverflowError):  # past the end; past what an offset can be
             raise TruncatedModel(self.path, offset + 8, len(buffer), "a string array of the GGUF header") from None
         self.offset = offset
         self.take(0)

@@ -89,7 +89,10 @@ def rope_divisors(found: Place | None, buffer: memoryview) -> Floats | None:
         return None
     if found.storage.name != "f32":
         raise UnsupportedModel(f"{found.file}: {ROPE_DIVISORS} is stored as {found.storage.name}; f32 is read.")
-    return np.frombuffer(buffer, np.float32, found.shape[0], found.offset)
+    divisors = np.frombuffer(buffer, np.float32, found.shape[0], found.offset)
+    if not (np.isfinite(divisors) & (divisors > 0)).all():
+        raise InvalidModel(f"{found.file}: {ROPE_DIVISORS} holds {divisors.min()}; its divisors are above zero.")
+    return divisors
 
 
 def gguf_config(keys: "Keys", places: dict[str, Place], divisors: Floats | None) -> LlamaConfig:
@@ -129,10 +132,10 @@ def frequencies(config: LlamaConfig, divisors: Floats | None, path: Path) -> Flo
     plain = base_frequencies(config.rope_theta, config.head_dim)
     if divisors is None:
         return plain
-    if divisors.shape != plain.shape or not np.all(divisors > 0):
+    if divisors.shape != plain.shape:
         raise InvalidModel(
-            f"{path}: {ROPE_DIVISORS} holds {divisors.size} divisors from {divisors.min()} on; "
-            f"{plain.size} above zero belong to head_dim {config.head_dim}."
+            f"{path}: {ROPE_DIVISORS} holds {divisors.size} divisors; {plain.size} belong to "
+            f"head_dim {config.head_dim}. The file is damaged."
         )
     return plain / divisors
 

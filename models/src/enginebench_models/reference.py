@@ -81,8 +81,8 @@ class Reference:
 
     def feed_forward(self, layer: int, x: Floats) -> Floats:
         prefix = f"layers.{layer}.mlp."
-        gate = self.project(x, prefix + "gate_proj")
-        return self.project(gate / (1 + np.exp(-gate)) * self.project(x, prefix + "up_proj"), prefix + "down_proj")
+        gated = silu(self.project(x, prefix + "gate_proj")) * self.project(x, prefix + "up_proj")
+        return self.project(gated, prefix + "down_proj")
 
     def normalised(self, x: Floats, name: str) -> Floats:
         scale = 1 / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(self.config.norm_eps))
@@ -98,6 +98,12 @@ class Reference:
             block = slice(start, start + step)
             result[:, block] = x @ weight.rows(block).float32().T
         return result
+
+
+def silu(x: Floats) -> Floats:
+    """x · sigmoid(x); the bound keeps exp finite where the result is 0 anyway."""
+    result: Floats = x / (1 + np.exp(np.minimum(-x, 80)))
+    return result
 
 
 def heads(x: Floats, count: int) -> Floats:

@@ -41,6 +41,8 @@ def recognise_scaling(divisors: Floats, plain: Floats) -> RopeScaling | None:
     GGUF keeps only the divisors. The factor is the largest of them; the other three numbers are the same
     in every published LLaMA 3 model, and are accepted only if they give back the whole tensor.
     """
+    if divisors.shape != plain.shape:
+        return None
     candidate = RopeScaling(float(divisors.max()), 1.0, 4.0, 8192)
     same = np.allclose(scaling_divisors(plain, candidate), divisors, rtol=1e-4)
     return candidate if same else None

@@ -13,6 +13,7 @@ from typing import Any
 from enginebench_models.config import LlamaConfig, RopeScaling
 from enginebench_models.errors import (
     InvalidModel,
+    ModelError,
     ModelNotFound,
     ModelTypeMismatch,
     NotAModel,
@@ -35,7 +36,8 @@ def safetensors_layout(buffers: Mapping[Path, memoryview], config_path: Path) ->
     synthetic = False
     for file, buffer in buffers.items():
         directory, headers[file] = read_directory(buffer, file)
-        synthetic |= SYNTHETIC_KEY in (directory.pop("__metadata__", None) or {})
+        remarks = directory.pop("__metadata__", None)
+        synthetic |= isinstance(remarks, dict) and SYNTHETIC_KEY in remarks
         for name, entry in directory.items():
             add_place(places, canonical(name), place(file, name, entry, headers[file]), len(buffer))
     config = read_config(config_path)
@@ -120,6 +122,8 @@ def read_config(path: Path) -> LlamaConfig:
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     try:
         return llama_config(raw, rope, path)
+    except ModelError:
+        raise
     except (KeyError, TypeError, ValueError) as cause:
         raise InvalidModel(
             f"{path} lacks or garbles a field: {cause!r}. Take the file that came with the weights."
@@ -173,6 +177,8 @@ def read_json(path: Path) -> Json:
 def parse_json(text: bytes, path: Path) -> Json:
     try:
         value = json.loads(text, object_pairs_hook=lambda pairs: unique(pairs, path))
+    except ModelError:
+        raise
     except (ValueError, RecursionError) as cause:
         raise InvalidModel(f"{path} holds JSON that cannot be read: {cause}.") from None
     if not isinstance(value, dict):

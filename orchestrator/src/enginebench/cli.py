@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from enginebench_models import catalogue
+from enginebench_models.config import LlamaConfig
 from enginebench_protocol.host import default_device, default_threads
 from rich.console import Console
 
@@ -96,7 +96,7 @@ def run(
     with ProgressBar() as bar:
         found = find_model(model, weights.value, model_type, request.preset)
         if dry_run:
-            _print_plan(planning.rough_seconds, plan_of(request, chosen, found), found.checkpoint.config, request.device)
+            _print_plan(plan_of(request, chosen, found), found.checkpoint.config, request.device)
             return
         session = Run(request, chosen, found, bar)
         path = session.execute()
@@ -251,13 +251,13 @@ def _engine_row(info: EngineInfo) -> dict[str, Any]:
     }
 
 
-def _print_plan(rough: Callable[..., float], plan: planning.Plan, config: Any, device: str) -> None:
+def _print_plan(plan: planning.Plan, config: LlamaConfig, device: str) -> None:
     workload, preset = plan.preset.workload, plan.preset
     print(f"{plan.cases[0].model}  {workload.name}  preset {preset.name}: one check launch per case, then")
     print(f"{preset.launches} launches x ({preset.warmup} warm-up + {preset.iterations} measured) requests of")
     for case in plan.cases:
         print(f"  {case.label}")
-    minutes = rough(plan, config, device) / 60
+    minutes = planning.rough_seconds(plan, config, device) / 60
     print(f"about {minutes:.0f} min after set-up, if the machine is as fast as assumed; a run measures its own pilot")
 
 

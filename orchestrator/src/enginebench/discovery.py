@@ -1,6 +1,6 @@
 """Which engines there are: the `[tool.enginebench.engine]` tables under packages/, read with tomllib.
 
-Imports no engine and names none. Whether an engine can run here is `availability`; whether it is installed, environment.
+Imports no engine and names none. Whether an engine is installed is `environment`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def discover(root: Path = ROOT) -> dict[str, EngineInfo]:
 
 
 def select(names: Sequence[str], engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
-    """What `all`, ENGINE and ENGINE:CONFIGURATION stand for, plus every instrument: a rate needs its limit beside it."""
+    """What `all`, ENGINE and ENGINE:CONFIGURATION stand for; and every instrument: a rate needs its limit beside it."""
     chosen: dict[tuple[str, str], tuple[EngineInfo, str]] = {}
     for info in engines.values():
         if info.role == "instrument":

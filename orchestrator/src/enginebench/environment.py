@@ -1,7 +1,7 @@
 """Each engine's own environment, `.envs/<package>`: made by `uv sync --package`, or an interpreter the user names.
 
-A sync that fails makes its engine unavailable; the others go on. What an environment was made from is kept beside it, so
-that a second run needs neither uv nor a network.
+A sync that fails makes its engine unavailable; the others go on. What an environment was made from is kept beside it,
+so that a second run needs neither uv nor a network.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def judge(
         candidate = read_logits(logits, sha256, (expected_rows, checkpoint.config.vocab_size))
     except BadLogits as error:
         return _unreadable(str(error), precision)
-    distance = compare(reference_logits(checkpoint, probe, n_prefill, reference_folder), candidate)
+    reference = reference_logits(checkpoint, probe, n_prefill, reference_folder)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are judged, not warned of
+        distance = compare(reference, candidate)
     verdict = gate(distance, precision)
     return FidelityReading(
         passed=verdict.passed, reasons=list(verdict.reasons), precision=precision, **asdict(distance)

@@ -272,7 +272,7 @@ def _recorded(
 
 
 def _clock_doubts(disagreement_ns: int, duration_ns: int) -> list[str]:
-    """The engine's stamps against ours (research: method M12): more than max(1 ms, 1 %) apart, or longer inside than outside."""
+    """The engine's stamps against ours: more than max(1 ms, 1 %) apart, or a longer time inside than outside."""
     if disagreement_ns < 0 or disagreement_ns > max(1_000_000, duration_ns // 100):
         return [f"engine's and parent's clocks disagree by {disagreement_ns / 1e6:.3f} ms"]
     return []

@@ -1,4 +1,4 @@
-"""The committed pins of an engine: names, versions and hashes, no addresses (`uv.lock` names hosts, so it stays local)."""
+"""The committed pins of an engine: names, versions and hashes, no addresses (`uv.lock` names hosts: it stays local)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .discovery import ROOT, EngineInfo
 from .errors import UnavailableError
-
 
 _FORM = (
     "--no-header",

@@ -1,4 +1,4 @@
-"""What a run records: raw facts only, as they are journalled. Metrics are derived from these, never stored in place of them.
+"""What a run records: raw facts only, as they are journalled. Metrics are derived from them and replace none.
 
 msgspec Structs, so that a record is one line of JSON and is checked when it is read back.
 """
@@ -44,7 +44,7 @@ class Workload(Record, frozen=True):
 
     @property
     def n_ctx(self) -> int:
-        """Positions to allocate: the same in every launch of a case, so that the fidelity probe runs the timed graphs."""
+        """Positions to allocate: the same in every launch, so that the fidelity probe runs the timed graphs."""
         return max(self.n_depth + self.n_prompt + self.n_gen, PROBE_PREFILL + PROBE_DECODE)
 
 
@@ -143,7 +143,7 @@ class Failure(Record, frozen=True):
 
 
 class Launch(Record, frozen=True):
-    """One child process of one case. `check` launches admit a case (fidelity, memory) and are never timed for results."""
+    """One child process of one case. `check` launches admit a case (fidelity, memory); nothing of them is a result."""
 
     case: Case
     kind: Literal["check", "timed"]

@@ -202,7 +202,8 @@ class Run:
         for number, block in enumerate(blocks):
             expected_end = time.monotonic() - started + sum(per_case[c.id] for c in block)
             if number > 0 and budget is not None and expected_end > budget:
-                self.left_out.append(f"{len(blocks) - number} further launches per case: they took longer than expected")
+                missing = len(blocks) - number
+                self.left_out.append(f"{missing} further launches per case: the others took longer than expected")
                 return
             for order, case in enumerate(block):
                 self.bar.begin(f"launch {number + 1}/{len(blocks)}  {case.label}", done, total)

@@ -1,6 +1,6 @@
 """Fitting a plan into a time budget: whole launches and whole requests are left out, never tokens inside a request.
 
-The check launches are the pilot: they tell what a launch of each case costs before its requests, and what a request costs.
+The check launches are the pilot: they tell what getting ready costs in each case, and what a request costs.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ STDERR_LINES = 3
 SYNTHETIC = "synthetic weights: text means nothing; speed of a dense model does not depend on the values"
 LEGEND = (
     "cold: first token of a process's first request, with compilation; TTFT, TPOT: time to first token, time per "
-    "output token after it; ±: half the 95 % interval over launches; peak: process tree, or device memory on a GPU; "
-    "MBU: bytes read per second, of what the limit row reached"
+    "output token after it; ±: half the 95 % interval over launches; max: from the shortest gap; memory: peak of the "
+    "process tree, or of the device on a GPU; MBU: bytes read per second, of what the limit row reached"
 )
 
 
@@ -127,7 +127,7 @@ COLUMNS = (
     Column("decode", "tok/s", number("decode_tps")),
     Column("±", "%", _half_width, priority=6),
     Column("max", "tok/s", number("peak_decode_tps"), priority=7),
-    Column("peak", "GB", _peak_memory),
+    Column("memory", "GB", _peak_memory),
     Column("MBU", "%", number("mbu", 0.01)),
     Column("fidelity", "", _fidelity, left=True),
 )
@@ -171,8 +171,7 @@ def _row(case: dict[str, Any], notes: Notes) -> list[str]:
 def _remarks(case: dict[str, Any]) -> Iterator[str]:
     """What the row's cells cannot say."""
     if case["status"] != "ok":
-        withheld = "no speed: failed fidelity: " if _failed_gate(case) else ""
-        yield f"{case['status']}: {withheld}{_without_prefix(case['reason'])}" + _last_words(case)
+        yield _objection(case) + _last_words(case)
         return
     if case["reason"]:
         yield case["reason"]
@@ -183,12 +182,11 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         yield from ([f"{name}: {'; '.join(metric['reasons'])}"] if metric["reasons"] else [])
 
 
-def _failed_gate(case: dict[str, Any]) -> bool:
-    return case["fidelity"] is not None and not case["fidelity"]["passed"] and case["status"] == "invalid"
-
-
-def _without_prefix(reason: str) -> str:
-    return reason.removeprefix(f"{GATE_FAILED}: ")
+def _objection(case: dict[str, Any]) -> str:
+    reason: str = case["reason"]
+    if reason.startswith(GATE_FAILED):
+        return f"no speed: failed fidelity{reason.removeprefix(GATE_FAILED)}"
+    return f"{case['status']}: {reason}"
 
 
 def _last_words(case: dict[str, Any]) -> str:
@@ -216,12 +214,16 @@ def _work_done(workload: dict[str, Any]) -> str:
 
 
 def _repetition(plan: dict[str, Any]) -> str:
-    requests = f"{plan['launches']} launches x {plan['iterations']} requests"
-    return f"preset {plan['preset']}: {requests} (after {plan['warmup']} warm-up)"
+    launches, requests = _counted(plan["launches"], "launch", "es"), _counted(plan["iterations"], "request")
+    return f"preset {plan['preset']}: {launches} x {requests} (after {plan['warmup']} warm-up)"
+
+
+def _counted(count: int, noun: str, plural: str = "s") -> str:
+    return f"{count} {noun}{'' if count == 1 else plural}"
 
 
 def _device(plan: dict[str, Any], environment: dict[str, Any]) -> str:
-    threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
+    threads = _counted(plan["threads"], "thread")
     gpus = environment["gpus"] or []
     if plan["device"] == "cuda" and gpus:
         return f"{gpus[0]['name']} (driver {gpus[0]['driver']}), {threads} on the host"
@@ -281,7 +283,7 @@ def _width(index: int, rows: Sequence[Sequence[str]]) -> int:
 
 
 def _rich_rows(rows: Sequence[Sequence[str]], kept: Sequence[int]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index in kept:
         column = COLUMNS[index]
         heading = Text(f"{column.title}\n{column.unit}")

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError, UnsupportedModel
-from enginebench_protocol.engine import Engine, MemoryAccount, ProgressSink
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -97,12 +96,13 @@ class TinygradEngine(Engine):
             token = graphs.decode(token, position).read_token()
             yield token
 
-    def score(self, tokens: array[int], n_prefill: int) -> npt.NDArray[np.float32]:
+    def score(self, tokens: array[int], n_prefill: int) -> Logits:
         graphs = self._ready(tokens, len(tokens))
-        rows = [graphs.prefill(tokens[:n_prefill]).read_logits()]
-        for position in range(n_prefill, len(tokens)):
-            rows.append(graphs.decode(tokens[position], position).read_logits())
-        return np.stack(rows)
+        logits = np.empty((len(tokens) - n_prefill + 1, graphs.llama.config.vocab_size), np.float32)
+        logits[0] = graphs.prefill(tokens[:n_prefill]).read_logits()
+        for row, position in enumerate(range(n_prefill, len(tokens)), 1):
+            logits[row] = graphs.decode(tokens[position], position).read_logits()
+        return memoryview(logits)
 
     def memory(self) -> MemoryAccount:
         graphs = self._loaded()

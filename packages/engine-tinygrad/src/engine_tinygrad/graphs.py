@@ -1,8 +1,8 @@
 """The captured programs: prefill of one chunk, the output head, and one decode step.
 
-TinyJit runs a function once as it is, records its kernels in the second call and replays them from the third. Position
-and token id are bound variables, so one recording serves every position and id, and prompts are cut into chunks of one
-size, so it serves every length. Nothing here knows messages.
+TinyJit records the kernels of a call and replays them in later ones. Position and token id are bound variables, so one
+recording serves every position and id; prompts are cut into chunks of one size, so it serves every length. Nothing
+here knows messages.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from tinygrad.dtype import DType
 from engine_tinygrad.backend import Backend
 from engine_tinygrad.model import Llama, rotary_table
 from engine_tinygrad.weights import load_weights
-
-CALLS_TO_CAPTURE = 2
 
 
 def load_llama(checkpoint: Checkpoint, backend: Backend, n_ctx: int, on_layer: Callable[[float], None]) -> Llama:
@@ -61,18 +59,17 @@ class Graphs:
         self.row = UOp.variable("row", 0, chunk - 1)
         self.position = UOp.variable("position", 0, n_ctx - 1)
         self.token = UOp.variable("token", 0, llama.config.vocab_size - 1)
-        self.prefill_graph = TinyJit(self._prefill)
-        self.head_graph = TinyJit(self._head)
-        self.decode_graph = TinyJit(self._decode)
+        self.prefill_graph = recorder(self._prefill)
+        self.head_graph = recorder(self._head)
+        self.decode_graph = recorder(self._decode)
 
     def capture(self, beam_width: int, on_graph: Callable[[float], None]) -> None:
-        """Compile everything now, after a kernel search of `beam_width` (0: none); `on_graph` gets the fraction done."""
+        """Compile everything now, searching kernels with `beam_width` (0: not); `on_graph` gets the fraction done."""
         with Context(BEAM=beam_width):
-            for call in range(CALLS_TO_CAPTURE):
-                self.prefill([0]).read_token()
-                on_graph((call + 0.5) / CALLS_TO_CAPTURE)
-                self.decode(0, 0).read_token()
-                on_graph((call + 1) / CALLS_TO_CAPTURE)
+            self.prefill([0]).read_token()
+            on_graph(0.6)
+            self.decode(0, 0).read_token()
+            on_graph(1.0)
 
     def prefill(self, tokens: Sequence[int]) -> Step:
         """Fill the cache from position 0 and say what follows the last of `tokens`.
@@ -109,3 +106,14 @@ class Graphs:
 
     def _decode(self, token: UOp, position: UOp) -> tuple[Tensor, Tensor]:
         return self.llama.head(self.llama.hidden(self.llama.embed_one(token), position))
+
+
+def recorder(function: Callable[..., object]) -> TinyJit:
+    """A TinyJit that records its first call.
+
+    TinyJit itself runs the first call unrecorded, for functions that create their state in it. Nothing here does, and
+    scheduling everything a second time is a third of the time it takes to load the 1B model.
+    """
+    jit = TinyJit(function)
+    jit.cnt = 1
+    return jit

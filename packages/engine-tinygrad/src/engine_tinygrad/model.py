@@ -53,11 +53,9 @@ class Llama:
         self.config = config
         self.weights = weights
         self.lanes = lanes
-        n_ctx, device = int(rotary.shape[1]), weights.embed_tokens.device
-        self.caches = [new_cache(config, n_ctx, device) for _ in weights.layers]
+        self.caches = [new_cache(config, int(rotary.shape[1]), str(rotary.device)) for _ in weights.layers]
         self.blocks = [
-            block(config, layer, cache, rotary, lanes)
-            for layer, cache in zip(weights.layers, self.caches, strict=True)
+            block(config, layer, cache, rotary, lanes) for layer, cache in zip(weights.layers, self.caches, strict=True)
         ]
 
     def embed(self, tokens: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.errors import UnsupportedModel
 from enginebench_models.tensor import Tensor as Stored
 from tinygrad import Tensor, dtypes
+from tinygrad.device import Buffer
 from tinygrad.dtype import DType
 
 from engine_tinygrad.model import LayerWeights, Weights
@@ -69,7 +70,9 @@ def host_tensor(stored: Stored) -> Tensor:
             f"these kernels read {', '.join(STORED_DTYPES)}. Take an unquantised file of the model."
         )
     tensor = Tensor.empty(*stored.shape, dtype=STORED_DTYPES[stored.dtype], device="CPU")
-    memory = tensor.uop.buffer.ensure_allocated().as_memoryview(force_zero_copy=True)
+    buffer = tensor.uop.buffer
+    assert isinstance(buffer, Buffer), "one device, one buffer"
+    memory = buffer.ensure_allocated().as_memoryview(force_zero_copy=True)
     if stored.name.endswith(REORDERED):
         np.frombuffer(memory, stored.data.dtype)[:] = stored.data.reshape(-1)
     else:

@@ -1,0 +1,361 @@
+"""Opening models: what comes out is the same whatever the file, and nothing is copied that need not be."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from enginebench_models.checkpoint import Checkpoint, open_checkpoint
+from enginebench_models.config import LlamaConfig, RopeScaling
+from enginebench_models.errors import (
+    InvalidModel,
+    ModelError,
+    ModelNotFound,
+    ModelTypeMismatch,
+    NotAModel,
+    TruncatedModel,
+    UnsupportedModel,
+)
+from enginebench_models.layout import expected_shapes, half_split
+from enginebench_models.synthesis import synthesise
+
+from .gguf_files import write_gguf, write_q8_0
+
+Json = dict[str, Any]
+
+
+def test_both_formats_hold_the_same_model(tiny: Checkpoint, tiny_folder: Path) -> None:
+    other = open_checkpoint(tiny_folder)
+    assert (tiny.format, other.format) == ("gguf", "safetensors")
+    assert tiny.config == other.config
+    assert np.array_equal(tiny.inverse_frequencies, other.inverse_frequencies)
+    assert sorted(tiny.names()) == sorted(other.names()) == sorted(expected_shapes(tiny.config))
+    for name in tiny.names():
+        assert tiny.tensor(name).shape == other.tensor(name).shape == expected_shapes(tiny.config)[name]
+        assert np.array_equal(tiny.tensor(name).float32(), other.tensor(name).float32()), name
+
+
+def test_tensors_are_read_only_views_of_the_file(tiny: Checkpoint, tiny_folder: Path) -> None:
+    other = open_checkpoint(tiny_folder)
+    views = [tiny.tensor(name).data for name in tiny.names() if not name.endswith(("q_proj", "k_proj"))]
+    views += [other.tensor(name).data for name in other.names()]
+    assert not any(view.flags.owndata for view in views)
+    for view in [*views, tiny.tensor("layers.0.self_attn.q_proj").data]:
+        assert view.flags.c_contiguous
+        assert not view.flags.writeable
+
+
+def test_a_tensor_says_where_its_bytes_lie(tiny: Checkpoint) -> None:
+    tensor = tiny.tensor("layers.1.mlp.up_proj")
+    raw = tensor.file.read_bytes()[tensor.offset : tensor.offset + tensor.data.nbytes]
+    assert raw == tensor.data.tobytes()
+
+
+def test_storage_types_are_named_and_typed(tiny: Checkpoint, tiny_folder: Path) -> None:
+    other = open_checkpoint(tiny_folder)
+    found = [tiny.tensor("norm"), tiny.tensor("embed_tokens"), other.tensor("embed_tokens")]
+    assert [(t.dtype, t.data.dtype.name) for t in found] == [("f32", "float32"), ("f16", "float16"), ("bf16", "uint16")]
+
+
+def test_rows_selects_rows(tiny: Checkpoint) -> None:
+    table = tiny.tensor("embed_tokens")
+    some = table.rows(np.array([5, 3, 5]))
+    assert some.shape == (3, 256)
+    assert np.array_equal(some.float32(), table.float32()[[5, 3, 5]])
+
+
+def test_gguf_row_order_of_q_and_k_is_undone() -> None:
+    heads, head_dim, columns = 3, 8, 5
+    original = np.arange(heads * head_dim * columns).reshape(heads * head_dim, columns)
+    # convert_hf_to_gguf.py, LlamaModel.permute
+    stored = original.reshape(heads, 2, head_dim // 2, columns).swapaxes(1, 2).reshape(original.shape)
+    assert not np.array_equal(stored, original)
+    assert np.array_equal(half_split(stored, heads), original)
+
+
+def test_a_directory_with_one_gguf_file_is_that_file(tiny_gguf: Path) -> None:
+    assert open_checkpoint(tiny_gguf.parent).fingerprint == open_checkpoint(tiny_gguf).fingerprint
+
+
+def test_an_untied_model_without_scaling_opens_in_both_formats(odd_config: LlamaConfig, tmp_path: Path) -> None:
+    first = open_checkpoint(synthesise(odd_config, tmp_path / "odd.gguf"))
+    second = open_checkpoint(synthesise(odd_config, tmp_path / "odd", "safetensors"))
+    assert first.config == second.config == odd_config
+    for name in expected_shapes(odd_config):
+        assert np.array_equal(first.tensor(name).float32(), second.tensor(name).float32()), name
+    with pytest.raises(InvalidModel, match="lm_head2"):
+        first.tensor("lm_head2")
+
+
+def test_block_formats_expand_to_what_was_quantised(odd_config: LlamaConfig, tmp_path: Path) -> None:
+    config = replace(odd_config, dim=64, hidden_dim=96)
+    written = write_q8_0(tmp_path / "q8.gguf", config)
+    checkpoint = open_checkpoint(tmp_path / "q8.gguf")
+    table, query = checkpoint.tensor("embed_tokens"), checkpoint.tensor("layers.1.self_attn.q_proj")
+    assert (table.dtype, table.data.dtype.name, table.shape) == ("q8_0", "uint8", (523, 64))
+    assert np.abs(table.float32() - written["token_embd.weight"]).max() < 0.02
+    assert np.abs(query.float32() - half_split(written["blk.1.attn_q.weight"], 3)).max() < 0.02
+
+
+def test_gguf_scaling_comes_from_its_tensor_even_when_the_rule_is_foreign(
+    odd_config: LlamaConfig, tmp_path: Path
+) -> None:
+    divisors = np.linspace(1, 7, 16).astype(np.float32)
+    path = write_gguf(
+        tmp_path / "m.gguf", odd_config, lambda _, tensors: tensors.update({"rope_freqs.weight": divisors})
+    )
+    scaled, plain = open_checkpoint(path), open_checkpoint(write_gguf(tmp_path / "p.gguf", odd_config))
+    assert scaled.config.rope_scaling is None
+    assert np.allclose(scaled.inverse_frequencies * divisors, plain.inverse_frequencies)
+
+
+def test_llama_scaling_is_recognised_in_a_gguf_file(tiny: Checkpoint) -> None:
+    assert tiny.config.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192)
+
+
+def change_shape(metadata: Json, tensors: dict[str, np.ndarray]) -> None:
+    tensors["blk.0.ffn_up.weight"] = tensors["blk.0.ffn_up.weight"][:-1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        (lambda m, t: t.pop("blk.1.ffn_up.weight"), InvalidModel, "lacks 1 of .*layers.1.mlp.up_proj"),
+        (lambda m, t: t.pop("token_embd.weight"), InvalidModel, "token_embd.weight"),
+        (change_shape, InvalidModel, r"up_proj has shape \[79, 48\].*\[80, 48\]"),
+        (lambda m, t: t.update({"blk.0.attn_q.bias": np.ones(96, np.float32)}), UnsupportedModel, "attn_q.bias"),
+        (lambda m, t: t.update({"blk.7.attn_norm.weight": np.ones(48, np.float32)}), UnsupportedModel, "layers.7"),
+        (lambda m, t: t.update({"rope_freqs.weight": np.zeros(16, np.float32)}), InvalidModel, "rope_freqs"),
+        (lambda m, t: t.update({"rope_freqs.weight": np.ones(8, np.float32)}), InvalidModel, "8 divisors; 16 belong"),
+        (lambda m, t: m.pop("llama.block_count"), InvalidModel, "lacks the metadata key 'llama.block_count'"),
+        (lambda m, t: m.update({"llama.block_count": "2"}), InvalidModel, "block_count is '2', a whole number"),
+        (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
+        (lambda m, t: m.update({"llama.expert_count": 8}), UnsupportedModel, "8 experts"),
+        (lambda m, t: m.update({"split.count": 3}), UnsupportedModel, "3 files"),
+        (lambda m, t: m.update({"llama.rope.dimension_count": 16}), UnsupportedModel, "16 rotated"),
+    ],
+)
+def test_a_gguf_file_that_is_not_this_llama_is_refused(
+    odd_config: LlamaConfig, tmp_path: Path, edit: Callable[..., object], error: type[ModelError], message: str
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", odd_config, edit)
+    with pytest.raises(error, match=message):
+        open_checkpoint(path)
+
+
+def test_another_architecture_is_refused_by_name(odd_config: LlamaConfig, tmp_path: Path) -> None:
+    with pytest.raises(ModelTypeMismatch, match="Expected 'llama' but detected 'gpt2'"):
+        open_checkpoint(write_gguf(tmp_path / "gpt.gguf", odd_config, architecture="gpt2"))
+
+
+def split_into_shards(folder: Path, target: Path) -> None:
+    """Two shards and an index, as transformers' save_pretrained writes them."""
+    target.mkdir()
+    shutil.copy(folder / "config.json", target)
+    raw = (folder / "model.safetensors").read_bytes()
+    length = struct.unpack_from("<Q", raw)[0]
+    entries = json.loads(raw[8 : 8 + length])
+    entries.pop("__metadata__")
+    names, weight_map = sorted(entries), {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        data, directory = b"", {}
+        for name in part:
+            begin, end = entries[name]["data_offsets"]
+            directory[name] = entries[name] | {"data_offsets": [len(data), len(data) + end - begin]}
+            data += raw[8 + length + begin : 8 + length + end]
+            weight_map[name] = file
+        write_safetensors(target / file, directory, data)
+    (target / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def write_safetensors(path: Path, directory: Json, data: bytes) -> None:
+    text = json.dumps(directory).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+@pytest.fixture
+def sharded(tiny_folder: Path, tmp_path: Path) -> Path:
+    split_into_shards(tiny_folder, tmp_path / "sharded")
+    return tmp_path / "sharded"
+
+
+def test_shards_are_one_model(tiny_folder: Path, sharded: Path) -> None:
+    whole, parts = open_checkpoint(tiny_folder), open_checkpoint(sharded)
+    assert len(parts.files) == 2
+    for name in whole.names():
+        assert np.array_equal(whole.tensor(name).data, parts.tensor(name).data), name
+
+
+def test_a_missing_shard_is_named(sharded: Path) -> None:
+    (sharded / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match="model-00002-of-00002"):
+        open_checkpoint(sharded)
+
+
+def test_an_index_cannot_point_outside_its_folder(sharded: Path) -> None:
+    (sharded / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
+    with pytest.raises(InvalidModel, match="plain file name"):
+        open_checkpoint(sharded)
+
+
+@pytest.fixture
+def copy_of_tiny(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+LLAMA3_RULE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rope_scaling": LLAMA3_RULE}, RopeScaling(8.0, 1.0, 4.0, 8192)),
+        ({"rope_scaling": None, "rope_parameters": LLAMA3_RULE}, RopeScaling(8.0, 1.0, 4.0, 8192)),
+        ({"rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, None),
+        ({"rope_scaling": None}, None),
+    ],
+)
+def test_rope_scaling_is_read_as_both_transformers_versions_write_it(
+    copy_of_tiny: Path, changes: Json, expected: RopeScaling | None
+) -> None:
+    edit_config(copy_of_tiny, **changes)
+    assert open_checkpoint(copy_of_tiny).config.rope_scaling == expected
+
+
+def test_theta_may_lie_in_rope_parameters(copy_of_tiny: Path) -> None:
+    edit_config(copy_of_tiny, rope_theta=None, rope_scaling=None, rope_parameters={"rope_theta": 1234.5})
+    assert open_checkpoint(copy_of_tiny).config.rope_theta == 1234.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, UnsupportedModel, "'linear'"),
+        ({"hidden_act": "gelu"}, UnsupportedModel, "'gelu'"),
+        ({"attention_bias": True}, UnsupportedModel, "attention_bias = True"),
+        ({"quantization_config": {"bits": 4}}, UnsupportedModel, "quantization_config"),
+        ({"model_type": "mistral"}, ModelTypeMismatch, "Expected 'llama' but detected 'mistral'"),
+        ({"hidden_size": None}, InvalidModel, "garbles"),
+        ({"num_hidden_layers": 5}, InvalidModel, "layers.4"),
+        ({"tie_word_embeddings": False}, InvalidModel, "lm_head"),
+        ({"vocab_size": 4097}, InvalidModel, r"\[4096, 256\].*\[4097, 256\]"),
+    ],
+)
+def test_a_config_that_is_not_this_llama_is_refused(
+    copy_of_tiny: Path, changes: Json, error: type[ModelError], message: str
+) -> None:
+    edit_config(copy_of_tiny, **changes)
+    with pytest.raises(error, match=message):
+        open_checkpoint(copy_of_tiny)
+
+
+def test_weights_without_config_name_the_missing_file(copy_of_tiny: Path) -> None:
+    (copy_of_tiny / "config.json").unlink()
+    with pytest.raises(ModelNotFound, match=r"config\.json"):
+        open_checkpoint(copy_of_tiny)
+
+
+def test_a_truncated_safetensors_file_is_refused_with_both_sizes(copy_of_tiny: Path) -> None:
+    file = copy_of_tiny / "model.safetensors"
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-1])
+    with pytest.raises(TruncatedModel, match="tensor norm") as caught:
+        open_checkpoint(copy_of_tiny)
+    assert (caught.value.expected_bytes, caught.value.actual_bytes) == (len(raw), len(raw) - 1)
+
+
+def one_tensor(**changes: object) -> Json:
+    return {"model.norm.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} | changes}
+
+
+@pytest.mark.parametrize(
+    ("directory", "error", "message"),
+    [
+        (one_tensor(data_offsets=[0, 12]), InvalidModel, "cannot fill"),
+        (one_tensor(data_offsets=[-4, 12]), InvalidModel, "cannot fill"),
+        (one_tensor(shape=[0]), InvalidModel, "cannot fill"),
+        (one_tensor(shape=["x"]), InvalidModel, "dtype, shape and data_offsets"),
+        (one_tensor(dtype="F8_E4M3"), UnsupportedModel, "F8_E4M3"),
+        (one_tensor(shape=[2**62], data_offsets=[0, 2**64]), InvalidModel, "elements of norm"),
+        (one_tensor(shape=[400], data_offsets=[0, 1600]), TruncatedModel, "tensor norm"),
+        ({"a": 1}, InvalidModel, "dtype, shape and data_offsets"),
+    ],
+)
+def test_a_safetensors_entry_that_cannot_be_is_refused(
+    copy_of_tiny: Path, directory: Json, error: type[ModelError], message: str
+) -> None:
+    write_safetensors(copy_of_tiny / "model.safetensors", directory, bytes(16))
+    with pytest.raises(error, match=message):
+        open_checkpoint(copy_of_tiny)
+
+
+@pytest.mark.parametrize(
+    ("raw", "error", "message"),
+    [
+        (b"", NotAModel, "empty"),
+        (b"hello", NotAModel, "5 bytes"),
+        (b"these are notes, not weights", NotAModel, "does not start"),
+        (struct.pack("<Q", 2**40) + b"{}", InvalidModel, "bytes of header"),
+        (struct.pack("<Q", 1000) + b"{}", TruncatedModel, "1,008"),
+        (struct.pack("<Q", 4) + b"{a:}", InvalidModel, "JSON"),
+        (struct.pack("<Q", 13) + b'{"a":1,"a":2}', InvalidModel, "twice"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused(
+    copy_of_tiny: Path, raw: bytes, error: type[ModelError], message: str
+) -> None:
+    (copy_of_tiny / "model.safetensors").write_bytes(raw)
+    with pytest.raises(error, match=message):
+        open_checkpoint(copy_of_tiny)
+
+
+def test_places_without_a_model_say_so(tmp_path: Path, tiny_gguf: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no-such"):
+        open_checkpoint(tmp_path / "no-such")
+    with pytest.raises(NotAModel, match="neither"):
+        open_checkpoint(tmp_path)
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(tiny_gguf, tmp_path / name)
+    with pytest.raises(NotAModel, match=r"2 GGUF files \(a.gguf, b.gguf\)"):
+        open_checkpoint(tmp_path)
+
+
+def test_the_fingerprint_tells_weights_and_shapes_apart(
+    tiny: Checkpoint, tiny_gguf: Path, tiny_folder: Path, copy_of_tiny: Path, tmp_path: Path
+) -> None:
+    raw = bytearray(tiny_gguf.read_bytes())
+    raw[tiny.tensor("layers.2.mlp.down_proj").offset + 100] ^= 1
+    (tmp_path / "flipped.gguf").write_bytes(raw)
+    assert open_checkpoint(tmp_path / "flipped.gguf").fingerprint != tiny.fingerprint
+    assert open_checkpoint(copy_of_tiny).fingerprint == open_checkpoint(tiny_folder).fingerprint
+    edit_config(copy_of_tiny, rope_scaling=None)
+    assert open_checkpoint(copy_of_tiny).fingerprint != open_checkpoint(tiny_folder).fingerprint
+
+
+def test_opening_a_16_bit_model_loads_neither_gguf_nor_tokenizers(tiny_gguf: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from enginebench_models.checkpoint import open_checkpoint\n"
+        f"open_checkpoint(Path({str(tiny_gguf)!r})).tensor('embed_tokens').float32()\n"
+        "print(sorted({'gguf', 'tokenizers', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,139 @@
+"""The sampler sees what a process tree holds, from outside, and survives processes that vanish."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from enginebench.probe import MemorySampler, PssReading, kilobyte_fields, process_tree, read_process, read_tree
+
+MIB = 2**20
+ALLOCATED = 200_000_000
+# Waits for a line before and after it allocates (and touches) the bytes; answers with a line each time.
+ALLOCATOR = f"""
+import sys
+print("ready", flush=True); sys.stdin.readline()
+block = bytearray({ALLOCATED}); block[::4096] = b"x" * len(block[::4096])
+print("held", flush=True); sys.stdin.readline()
+del block
+print("freed", flush=True); sys.stdin.readline()
+"""
+IN_A_GRANDCHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ALLOCATOR!r}])"
+
+
+@contextmanager
+def running(program: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin and process.stdout
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(10)
+        process.stdout.close()
+
+
+def step(process: subprocess.Popen[str], expected: str) -> None:
+    """Wait for the program's word."""
+    assert process.stdout
+    assert process.stdout.readline().strip() == expected
+
+
+def proceed(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+@pytest.mark.parametrize("program", [ALLOCATOR, IN_A_GRANDCHILD], ids=["child", "grandchild"])
+def test_200_megabytes_are_found_within_two_percent(program: str) -> None:
+    with running(program) as process:
+        step(process, "ready")
+        with MemorySampler(process.pid) as sampler:
+            before = sampler.mark()
+            proceed(process)
+            step(process, "held")
+            held = sampler.mark()
+            proceed(process)
+            step(process, "freed")
+            after = sampler.mark()
+    assert held.pss_bytes - before.pss_bytes == pytest.approx(ALLOCATED, rel=0.02)
+    assert held.anon_bytes - before.anon_bytes == pytest.approx(ALLOCATED, rel=0.02)
+    assert sampler.peak.pss_bytes - before.pss_bytes == pytest.approx(ALLOCATED, rel=0.02)
+    assert after.pss_bytes < before.pss_bytes + 0.1 * ALLOCATED
+    assert sampler.max_vm_hwm_bytes >= ALLOCATED
+
+
+def test_a_peak_between_two_marks_is_found_by_the_thread() -> None:
+    with running(ALLOCATOR) as process:
+        step(process, "ready")
+        with MemorySampler(process.pid) as sampler:
+            before = sampler.mark()
+            proceed(process)
+            step(process, "held")
+            time.sleep(0.5)  # several samples of the thread, none of ours
+            proceed(process)
+            step(process, "freed")
+        marks = 3
+    assert sampler.peak.pss_bytes - before.pss_bytes == pytest.approx(ALLOCATED, rel=0.02)
+    assert sampler.n_samples > marks
+
+
+def test_a_process_that_ends_keeps_its_peak() -> None:
+    with running("print('ready', flush=True)") as process:
+        step(process, "ready")
+        with MemorySampler(process.pid, interval_seconds=0.01) as sampler:
+            process.wait(10)
+            samples = sampler.n_samples
+            assert sampler.mark().n_processes == 0
+            time.sleep(0.05)
+    assert sampler.n_samples == samples
+    assert sampler.mark() == PssReading()
+
+
+def test_a_process_that_never_was_gives_no_sample() -> None:
+    with running("pass") as process:
+        process.wait(10)
+        with MemorySampler(process.pid) as sampler:
+            pass
+    assert (sampler.n_samples, sampler.peak) == (0, PssReading())
+
+
+def test_a_tree_names_every_descendant() -> None:
+    with running(IN_A_GRANDCHILD) as process:
+        step(process, "ready")
+        tree = process_tree(process.pid)
+        assert tree[0] == process.pid
+        assert len(tree) == 2
+        assert read_tree(process.pid).n_processes == 2
+        proceed(process)
+        proceed(process)
+
+
+def test_fields_are_read_in_bytes() -> None:
+    text = "5600-7fff ---p 00000000 00:00 0    [rollup]\nPss:      334 kB\nPss_Anon:   112 kB\nThreads:  4\n"
+    assert kilobyte_fields(text) == {"Pss": 334 * 1024, "Pss_Anon": 112 * 1024}
+
+
+def test_shared_memory_counts_as_file(tmp_path: Path) -> None:
+    folder = tmp_path / "7"
+    folder.mkdir()
+    (folder / "smaps_rollup").write_text("Pss: 60 kB\nPss_Anon: 10 kB\nPss_File: 20 kB\nPss_Shmem: 30 kB\n")
+    (folder / "status").write_text("Name: x\nVmHWM:   90 kB\n")
+    expected = PssReading(60 * 1024, 10 * 1024, 50 * 1024, 90 * 1024, 1)
+    assert read_process(7, tmp_path) == expected
+
+
+@pytest.mark.parametrize("rollup", [None, ""], ids=["vanished", "zombie"])
+def test_a_process_without_memory_is_no_reading(tmp_path: Path, rollup: str | None) -> None:
+    (tmp_path / "7").mkdir()
+    if rollup is not None:
+        (tmp_path / "7" / "smaps_rollup").write_text(rollup)
+    assert read_process(7, tmp_path) is None
