@@ -157,6 +157,15 @@ def test_a_launch_of_doubtful_requests_only_has_no_speed(records: Any) -> None:
     assert metrics["load_ns"].value == 200 * MS
 
 
+def test_a_doubtful_first_request_gives_no_first_token_time(records: Any) -> None:
+    requests = [records.request(0, (50, 60, 70), doubts=["swapped"], warmup=True), records.request(1, (8, 10, 14))]
+    metrics = case_metrics([records.check(), records.timed(requests)])
+    assert metrics["ttft_ns"].value == 8 * MS
+    for name in ("first_request_ttft_ns", "warmup_improvement"):
+        assert metrics[name].value is None
+        assert metrics[name].reasons == ["the first request is in doubt"]
+
+
 def test_a_failed_launch_is_left_out_and_counted(records: Any) -> None:
     broken = with_tpot(records, 50, failure=records.failure())
     metric = case_metrics([records.check(), with_tpot(records, 2), broken])["tpot_ns"]
@@ -212,6 +221,11 @@ def test_a_failed_gate_keeps_every_speed_and_believes_none(records: Any) -> None
         speed = name not in (*memory, "device_peak_memory_bytes", "iterations", "launches")
         assert (GATE_FAILED in metric.reasons) == speed, name
         assert not (speed and metric.valid), name
+
+
+def test_one_failed_reading_of_two_is_a_failed_gate(records: Any) -> None:
+    launches = [records.check(), records.check(fidelity=records.fidelity(passed=False)), with_tpot(records, 2)]
+    assert not case_metrics(launches)["decode_tps"].valid
 
 
 def test_an_engine_without_a_reading_is_not_believed(records: Any) -> None:

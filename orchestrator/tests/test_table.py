@@ -139,7 +139,21 @@ def test_a_rate_above_the_limit_is_marked_and_explained(records: Any) -> None:
     result = table_of(records, cases)
     row = markdown_rows(result)["torch:half"]
     assert row["MBU %"] == "202!"
-    assert f"{row['note']}. mbu: above-limit" in markdown(result)
+    assert f"{row['note']}. MBU: above-limit" in markdown(result)
+
+
+def test_an_engine_without_a_limit_beside_it_says_so(records: Any) -> None:
+    result = table_of(records, {"torch:half": launches_of(records, "torch:half", 2)})
+    row = markdown_rows(result)["torch:half"]
+    assert (row["MBU %"], row["note"]) == ("-", "1")
+    assert "1. MBU: no limit was measured in this run" in markdown(result)
+
+
+def test_excluded_requests_are_a_note(records: Any) -> None:
+    case = records.case()
+    requests = [records.request(0, (10, 12, 14)), records.request(1, (10, 12, 14), doubts=["swapped"])]
+    result = table_of(records, {"torch:half": [records.check(case), records.timed(requests, case)]})
+    assert "1. decode: 1 of 2 measured requests excluded (1 x swapped)" in markdown(result)
 
 
 def test_equal_notes_share_a_number(records: Any) -> None:

@@ -21,6 +21,8 @@ from .record import Case, Launch, LoadedFacts, MemoryReading, Request
 GATE_FAILED = "fidelity gate failed"
 GATE_MISSING = "no fidelity reading"
 ABOVE_LIMIT = "above-limit"
+NO_GAP = "one generated token has no gap to a next one"
+FIRST_IN_DOUBT = "the first request is in doubt"
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,29 +195,28 @@ RATES: dict[str, Callable[[RequestTiming], float | None]] = {
 
 
 def _speeds(evidence: Evidence) -> dict[str, Metric]:
-    metrics = {name: _average(evidence, fact, "ns") for name, fact in LAUNCH_FACTS.items()}
+    metrics = {name: _average(evidence, fact, "ns", FIRST_IN_DOUBT) for name, fact in LAUNCH_FACTS.items()}
     metrics |= {name: _average(evidence, median_of(duration), "ns") for name, duration in TIMES.items()}
     for name, duration in RATES.items():
         metrics[name] = _inverted(_average(evidence, median_of(duration), "ns/tok"))
-    metrics["warmup_improvement"] = _average(evidence, warmup_improvement, "ratio")
+    metrics["warmup_improvement"] = _average(evidence, warmup_improvement, "ratio", FIRST_IN_DOUBT)
     metrics["cv"] = _variation(evidence)
     metrics["total_time_ns"] = _total_time(evidence)
     return metrics
 
 
-def _average(evidence: Evidence, value_of: Callable[[Launch], float | None], unit: str) -> Metric:
+def _average(evidence: Evidence, value_of: Callable[[Launch], float | None], unit: str, why: str = NO_GAP) -> Metric:
     found = [value for launch in evidence.good if (value := value_of(launch)) is not None]
     if not found:
-        return _missing(unit, _lack_of_values(evidence))
+        return _missing(unit, _lack_of_values(evidence, why))
     if min(found) <= 0:
         return _missing(unit, f"{min(found):g} {unit}: below the clock's resolution")
     return Metric(value=log_mean(found), unit=unit, valid=True, reasons=evidence.cautions, interval=interval_95(found))
 
 
-def _lack_of_values(evidence: Evidence) -> str:
-    if any(valid_requests(launch) for launch in evidence.good):
-        return "one generated token has no gap to a next one"
-    return evidence.lack
+def _lack_of_values(evidence: Evidence, why: str) -> str:
+    """`why`: what is missing although there are valid requests."""
+    return why if any(valid_requests(launch) for launch in evidence.good) else evidence.lack
 
 
 def _inverted(per_token: Metric) -> Metric:
@@ -230,7 +231,7 @@ def _variation(evidence: Evidence) -> Metric:
     """Launch-to-launch coefficient of variation of the time per output token."""
     found = [value for launch in evidence.good if (value := median_of(lambda t: t.tpot_ns)(launch)) is not None]
     if not found:
-        return _missing("ratio", _lack_of_values(evidence))
+        return _missing("ratio", _lack_of_values(evidence, NO_GAP))
     if len(found) == 1:
         return _missing("ratio", "one launch has no spread")
     spread = statistics.stdev(found) / statistics.fmean(found)

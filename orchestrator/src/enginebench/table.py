@@ -175,11 +175,11 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         return
     if case["reason"]:
         yield case["reason"]
-    for name in ("decode_tps", "mbu"):
-        metric = case["metrics"].get(name)
-        if metric is None or (name == "mbu" and metric["valid"]):
-            continue
-        yield from ([f"{name}: {'; '.join(metric['reasons'])}"] if metric["reasons"] else [])
+    decode, mbu = case["metrics"]["decode_tps"], case["metrics"]["mbu"]
+    if decode["reasons"]:
+        yield f"decode: {'; '.join(decode['reasons'])}"
+    if not mbu["valid"] and case["role"] == "engine":
+        yield f"MBU: {'; '.join(mbu['reasons'])}"
 
 
 def _objection(case: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ class TinygradEngine(Engine):
         logits[0] = graphs.prefill(tokens[:n_prefill]).read_logits()
         for row, position in enumerate(range(n_prefill, len(tokens)), 1):
             logits[row] = graphs.decode(tokens[position], position).read_logits()
-        return memoryview(logits)
+        return logits.data
 
     def memory(self) -> MemoryAccount:
         graphs = self._loaded()

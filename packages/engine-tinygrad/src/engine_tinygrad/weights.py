@@ -30,8 +30,6 @@ LAYER_NAMES = {
     "up_proj": "mlp.up_proj",
     "down_proj": "mlp.down_proj",
 }
-
-
 REORDERED = ("q_proj", "k_proj")
 """Weights whose rows a GGUF file has in another order than the checkpoint delivers."""
 

@@ -1,0 +1,195 @@
+"""PyTorch behind the engine interface. The only module that knows messages."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from enginebench_models.checkpoint import Checkpoint, open_checkpoint
+from enginebench_models.errors import ModelError
+from enginebench_protocol.engine import Engine, MemoryAccount, ProgressSink
+from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.messages import Load, Loaded
+
+from engine_torch.decoding import Decoder
+from engine_torch.model import Llama
+from engine_torch.weights import load_model
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`in_place`: weights that the file holds in this dtype stay in its pages."""
+
+    dtype: torch.dtype
+    compiled: bool
+    in_place: bool = False
+
+
+SETTINGS: dict[str, Callable[[torch.device], Settings]] = {
+    "baseline": lambda device: Settings(torch.float32, compiled=False),
+    "half": lambda device: Settings(sixteen_bit(device), compiled=False),
+    "compile32": lambda device: Settings(torch.float32, compiled=True),
+    "optimized": lambda device: Settings(sixteen_bit(device), compiled=True),
+}
+
+
+def sixteen_bit(device: torch.device) -> torch.dtype:
+    """Whichever is faster there: processors have bfloat16 products (AVX-512 BF16), GPUs do both alike."""
+    return torch.float16 if device.type == "cuda" else torch.bfloat16
+
+
+class TorchEngine(Engine):
+    """LLaMA-3 in plain PyTorch, eager and compiled."""
+
+    name = "torch"
+    configurations: ClassVar[Mapping[str, str]] = {
+        "baseline": "float32, eager",
+        "half": "16-bit, eager",
+        "compile32": "float32, torch.compile",
+        "optimized": "16-bit, torch.compile; CUDA graphs on a GPU",
+    }
+
+    def __init__(self) -> None:
+        self._decoder: Decoder | None = None
+
+    def load(self, request: Load, progress: ProgressSink) -> Loaded:
+        self.unload()
+        if request.configuration not in SETTINGS:
+            raise EngineFailure("unsupported", f"unknown configuration {request.configuration!r}")
+        device = chosen_device(request.device)
+        settings = SETTINGS[request.configuration](device)
+        checkpoint = opened(request)
+        configure(request, settings)
+        started_ns = time.perf_counter_ns()
+        try:
+            model = load_model(checkpoint, settings.dtype, device, settings.in_place, lambda f: progress("read", f))
+            self._decoder = Decoder(model, request.n_ctx, settings.compiled)
+        except torch.OutOfMemoryError as error:
+            raise EngineFailure("out-of-memory", str(error), "use a smaller model or a 16-bit configuration") from None
+        stages = {"read": time.perf_counter_ns() - started_ns}
+        gc.collect()
+        gc.freeze()  # the collector need not walk what torch imported while a token is timed
+        return report(request, checkpoint, model, stages)
+
+    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+        return self._ready(prompt, len(prompt) + n_gen - 1).generate(prompt, n_gen)
+
+    def score(self, tokens: array[int], n_prefill: int) -> npt.NDArray[np.float32]:
+        return self._ready(tokens, len(tokens)).score(tokens, n_prefill)
+
+    def memory(self) -> MemoryAccount:
+        model = self._loaded().model
+        peak = torch.cuda.max_memory_allocated() if model.norm.is_cuda else None
+        return MemoryAccount(weights_bytes(model), kv_cache_bytes(model), device_peak_bytes=peak)
+
+    def unload(self) -> None:
+        self._decoder = None
+        gc.unfreeze()
+        gc.collect()
+
+    def _loaded(self) -> Decoder:
+        if self._decoder is None:
+            raise EngineFailure("bad-request", "no model is loaded", "send load first")
+        return self._decoder
+
+    def _ready(self, tokens: array[int], n_positions: int) -> Decoder:
+        decoder = self._loaded()
+        vocab_size, n_ctx = decoder.model.config.vocab_size, len(decoder.positions)
+        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
+            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
+        if n_positions > n_ctx:
+            raise EngineFailure("bad-request", f"{n_positions} positions exceed the {n_ctx} of the cache")
+        return decoder
+
+
+def chosen_device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise EngineFailure("unsupported", f"device {name!r}: torch runs on cpu and cuda here")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EngineFailure("unsupported", "device 'cuda': torch sees no GPU", "use --device cpu")
+    return torch.device(name)
+
+
+def opened(request: Load) -> Checkpoint:
+    try:
+        checkpoint = open_checkpoint(Path(request.model_path))
+    except ModelError as error:
+        raise EngineFailure("bad-model", str(error)) from None
+    if request.n_ctx > checkpoint.config.max_context:
+        raise EngineFailure(
+            "bad-request", f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}"
+        )
+    return checkpoint
+
+
+def configure(request: Load, settings: Settings) -> None:
+    """This process's torch: threads, exact float32, where compiled code is kept."""
+    torch.set_num_threads(request.threads)
+    torch.set_float32_matmul_precision("highest")
+    if not settings.compiled:
+        return
+    if request.device == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++")):
+        raise EngineFailure("compile", "torch.compile needs a C++ compiler, there is none on PATH", "install g++")
+    cache = Path(request.cache)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+    os.environ["TRITON_CACHE_DIR"] = str(cache / "triton")
+    from torch._inductor import config
+
+    config.compile_threads = 1  # a pool of compilers would stay behind, idle but in memory
+
+
+def report(request: Load, checkpoint: Checkpoint, model: Llama, stages: dict[str, int]) -> Loaded:
+    weight = model.layers[0].self_attn.qkv_proj
+    device = torch.cuda.get_device_name() if weight.is_cuda else "cpu"
+    return Loaded(
+        id=request.id,
+        weights_fingerprint=checkpoint.fingerprint,
+        precision="float32" if weight.dtype == torch.float32 else "16-bit",
+        weight_dtype=dtype_name(weight),
+        activation_dtype="float32",
+        kv_dtype=dtype_name(model.layers[0].self_attn.keys),
+        device=device,
+        threads=torch.get_num_threads(),
+        n_ctx=request.n_ctx,
+        vocab_size=checkpoint.config.vocab_size,
+        weights_bytes=weights_bytes(model),
+        kv_cache_bytes=kv_cache_bytes(model),
+        read_bytes_per_token=read_bytes_per_token(model),
+        stages=stages,
+        versions=versions(),
+    )
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def weights_bytes(model: Llama) -> int:
+    """A tied table counts once: `parameters` names it once."""
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def read_bytes_per_token(model: Llama) -> int:
+    """Everything but an untied embedding table, of which one row is read."""
+    table = model.embed_tokens
+    return weights_bytes(model) - (0 if table is model.lm_head else table.nbytes - table[0].nbytes)
+
+
+def kv_cache_bytes(model: Llama) -> int:
+    return sum(layer.self_attn.keys.nbytes + layer.self_attn.values.nbytes for layer in model.layers)
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
+    return found | ({"cuda": torch.version.cuda or "none"} if torch.cuda.is_available() else {})
