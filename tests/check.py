@@ -23,6 +23,7 @@ def main() -> int:
         "mypy (engines)": call(python, "-m", "mypy", "--config-file", "packages/mypy.ini", *engines),
         "architecture": call(python, "-m", "pytest", "-q", "tests/test_architecture.py"),
         "pins": call(python, "-m", "enginebench", "pins", "--check"),
+        "README table": call(python, "tests/generated.py", "--check"),
         "no registry hosts": no_hosts(),
     }
     print()

@@ -77,7 +77,7 @@ class HuggingFace(Engine):
             kv_cache_bytes=0,
             read_bytes_per_token=n_bytes,
             stages={},
-            versions={"torch": torch.__version__},
+            versions={"torch": str(torch.__version__)},
         )
 
     def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:

@@ -65,17 +65,11 @@ class Bench:
 
     def hugging_face(self, dtype: str) -> Contender:
         """transformers laid over engine-torch's environment, without changing it."""
-        overlay = ROOT / ".envs" / "selfbench-hugging-face"
-        if not overlay.exists():
-            command = ["uv", "--quiet", "pip", "install", "--target", str(overlay), "transformers==5.23.0", "--no-deps"]
-            subprocess.run(command, cwd=ROOT, check=True)
-            extra = ["huggingface-hub>=1.31,<3", "regex", "packaging", "pyyaml", "requests", "tqdm", "safetensors",
-                     "tokenizers", "httpx", "typer-slim"]  # fmt: skip
-            subprocess.run([*command[:6], *extra], cwd=ROOT, check=True)
-        script = str(Path(__file__).with_name("hugging_face.py"))
-        python = str(self.interpreter("torch").python)
-        settings = {"PYTHONPATH": str(overlay), "HF_HUB_OFFLINE": "1"}
-        return Contender(f"Hugging Face generate, {dtype}", "hugging-face", [python, script], dtype, settings)
+        command = ["uv", "--quiet", "run", "--project", str(ROOT), "--package", "engine-torch", "--no-default-groups"]
+        command += ["--with", "transformers==5.23.0", "python", str(Path(__file__).with_name("hugging_face.py"))]
+        settings = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+        settings |= {"UV_PROJECT_ENVIRONMENT": str(ROOT / ".envs" / "engine-torch"), "HF_HUB_OFFLINE": "1"}
+        return Contender(f"Hugging Face generate, {dtype}", "hugging-face", command, dtype, settings)
 
     def duel(self, *contenders: Contender, n_prompt: int = 16) -> list[Ready]:
         return side_by_side(

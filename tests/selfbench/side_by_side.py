@@ -16,6 +16,7 @@ from pathlib import Path
 from enginebench.process import ChildProcess, engine_environment
 from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids, unpack_times
+from enginebench_protocol.errors import ProtocolError
 from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.host import cache_folder
 from enginebench_protocol.messages import Loaded
@@ -105,5 +106,7 @@ def started(contender: Contender, model: Path, n_ctx: int, threads: int) -> Iter
                 scratch=scratch,
             )
             yield Ready(contender, client, loaded, child)
+        except ProtocolError as error:
+            raise RuntimeError(f"{contender.label}: {error}: {child.last_lines()}") from error
         finally:
             child.close(grace=0.5)

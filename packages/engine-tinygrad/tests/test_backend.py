@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from array import array
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_tinygrad import backend
 from engine_tinygrad.backend import Backend, UnknownDevice, choose_backend, kernel_key
+from engine_tinygrad.engine import TinygradEngine
 
 SCORE_WITHOUT_CLANG = """
 import sys
@@ -70,8 +73,11 @@ def test_importing_the_engine_imports_no_tinygrad_and_sets_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_engine_gives_the_same_ids_without_any_compiler(ready: object, odd_gguf: Path, tmp_path: Path) -> None:
+def test_the_engine_gives_the_same_ids_without_any_compiler(
+    engine: TinygradEngine, loader: Any, odd_gguf: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", SCORE_WITHOUT_CLANG, str(odd_gguf), str(tmp_path)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert printed[:2] == ["CPU:X86:x86_64,native", "1"]
-    assert len(printed) == 10
+    device, threads, *ids = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert (device, threads) == ("CPU:X86:x86_64,native", "1")
+    loader.load(engine, odd_gguf)
+    assert [int(token) for token in ids] == list(engine.generate(array("i", [5, 900, 3]), 8))

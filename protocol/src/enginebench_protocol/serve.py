@@ -103,19 +103,19 @@ class Session:
     def answer(self, request: Request) -> None:
         """Send exactly one terminal reply."""
         try:
-            reply = self._dispatch(request)
+            payload = encode(self._dispatch(request))
         except EngineFailure as failure:
-            reply = _failed(request.id, failure)
+            payload = encode(_failed(request.id, failure))
         except MessageError as error:
-            reply = _failed(request.id, EngineFailure("bad-request", str(error)))
+            payload = encode(_failed(request.id, EngineFailure("bad-request", str(error))))
         except ProtocolError:  # the parent is gone: nobody to tell
             raise
         except MemoryError as error:
-            reply = _failed(request.id, EngineFailure("out-of-memory", f"out of host memory: {error}"))
+            payload = encode(_failed(request.id, EngineFailure("out-of-memory", f"out of host memory: {error}")))
         except Exception as error:  # noqa: BLE001 - an engine's bug is a result of this case, not the end of the run
             what = f"{type(error).__name__}: {error}"
-            reply = _failed(request.id, EngineFailure("internal", what, detail=traceback.format_exc()))
-        self._send(reply)
+            payload = encode(_failed(request.id, EngineFailure("internal", what, detail=traceback.format_exc())))
+        self.stream.send(payload)
 
     def _dispatch(self, request: Request) -> FromEngine:
         match request:

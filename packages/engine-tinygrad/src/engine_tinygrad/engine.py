@@ -54,8 +54,10 @@ class TinygradEngine(Engine):
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
         self.unload()
         stages: dict[str, int] = {}
+        if request.configuration not in BEAM_WIDTHS:
+            known = ", ".join(BEAM_WIDTHS)
+            raise EngineFailure("unsupported", f"no configuration {request.configuration!r}", f"use one of {known}")
         with explained():
-            beam_width = BEAM_WIDTHS[request.configuration]
             backend = choose_backend(request.device)
             checkpoint = open_checkpoint(Path(request.model_path))
             check_context(request, checkpoint)
@@ -66,7 +68,7 @@ class TinygradEngine(Engine):
                 llama = graphs.load_llama(checkpoint, backend, request.n_ctx, lambda f: progress("read", f))
             self._graphs = graphs.Graphs(llama, backend.chunk)
             with stage(stages, "compile"):
-                self._graphs.capture(beam_width, lambda f: progress("compile", f))
+                self._graphs.capture(BEAM_WIDTHS[request.configuration], lambda f: progress("compile", f))
         self._n_ctx = request.n_ctx
         settle_garbage_collector()
         held = account.of(self._graphs)

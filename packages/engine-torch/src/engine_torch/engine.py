@@ -191,5 +191,5 @@ def kv_cache_bytes(model: Llama) -> int:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
+    found = {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__}
     return found | ({"cuda": torch.version.cuda or "none"} if torch.cuda.is_available() else {})

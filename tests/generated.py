@@ -1,0 +1,43 @@
+"""The tables in the README that come from result files. `--check` fails if one is stale."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from enginebench import table
+from enginebench.result import read_result
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+REFERENCE = ROOT / "results" / "reference"
+MARKS = re.compile(r"(<!-- table: [^\n]*-->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def latest() -> Path:
+    """The newest reference run: their folders begin with the date."""
+    return max(REFERENCE.glob("*/result.json"))
+
+
+def generated(text: str) -> str:
+    body = f"\n{table.markdown(read_result(latest())).strip()}\n\n"
+    text = MARKS.sub(lambda match: match[1] + body + match[2], text)
+    return re.sub(r"results/reference/[\w-]+/result.json", str(latest().relative_to(ROOT)), text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    old = README.read_text()
+    new = generated(old)
+    if not parser.parse_args().check:
+        README.write_text(new)
+    elif new != old:
+        print("README.md is stale: python tests/generated.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
