@@ -31,6 +31,7 @@ from .run import Run, RunRequest, choose, find_model, plan_of
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+PIPED_WIDTH = 120
 DEFAULT_RESULTS = ROOT / "results" / "runs"
 
 
@@ -263,7 +264,8 @@ def _print_plan(plan: planning.Plan, config: LlamaConfig, device: str) -> None:
 
 def _print_result(result: dict[str, Any], output: Output) -> None:
     if output is Output.table:
-        Console().print(table.rich_table(result))
+        console = Console()
+        (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table.rich_table(result))
     else:
         print({Output.md: table.markdown, Output.json: table.to_json, Output.csv: table.to_csv}[output](result))
 

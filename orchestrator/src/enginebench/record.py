@@ -117,16 +117,16 @@ class MemoryReading(Record, frozen=True):
 
 
 class FidelityReading(Record, frozen=True):
-    """Distance of the engine's logits from the float32 reference over the probe; nats, and logit units."""
+    """Distance of the engine's logits from the float32 reference over the probe; nats, and logit units. None: not finite."""
 
     passed: bool
     reasons: list[str]
     precision: str
     n_positions: int
-    mean_kld: float
-    max_kld: float
-    top1: float
-    max_abs_logit: float
+    mean_kld: float | None
+    max_kld: float | None
+    top1: float | None
+    max_abs_logit: float | None
 
 
 class Failure(Record, frozen=True):
