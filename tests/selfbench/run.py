@@ -283,8 +283,8 @@ def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         f"GGUF F16, on {cpu['model']} ({facts['threads']} threads), {facts['environment']['date'][:10]}, commit "
         f"{(facts['environment']['repository'] or {}).get('commit')}. Versions: "
         + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-        + f". Contenders take turns in one run: {facts['rounds']} rounds, 16 prompt tokens, {facts['n_gen']} generated, "
-        "medians. The machine is shared and noisy: only the ratios mean something.",
+        + f". Contenders take turns in one run: {facts['rounds']} rounds, 16 prompt tokens, {facts['n_gen']} "
+        "generated, medians. The machine is shared and noisy: only the ratios mean something.",
         "",
         "| what | measured | target | reached |",
         "|---|---|---|---|",

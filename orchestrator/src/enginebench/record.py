@@ -117,7 +117,7 @@ class MemoryReading(Record, frozen=True):
 
 
 class FidelityReading(Record, frozen=True):
-    """Distance of the engine's logits from the float32 reference over the probe; nats, and logit units. None: not finite."""
+    """Distance of the engine's logits from the float32 reference over the probe. None: not finite."""
 
     passed: bool
     reasons: list[str]

@@ -76,7 +76,7 @@ class Decoder:
 
     @torch.inference_mode()
     def decode(self, token: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        """token int64 [1] on the device -> logits float32 [vocab] and their argmax [1], overwritten by the next call."""
+        """token int64 [1] on the device -> logits float32 [vocab] and their argmax [1], until the next call."""
         window = self.positions
         if not self.fixed_shapes:
             window = self.positions[: position + 1]

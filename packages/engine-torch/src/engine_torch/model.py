@@ -6,7 +6,7 @@ Left out: files (weights.py), sampling loops and compilation (decoding.py), batc
 """
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from enginebench_models.config import LlamaConfig
 from torch import Tensor, nn
 
@@ -129,7 +129,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
 
     One row under the compiler is written as a product and a sum: inductor makes one loop of it that reads each weight
     once, widens it in registers and accumulates in float32, fused with what stands around it. The library's matrix
-    product reads the same bytes more slowly and rounds its input and output (README, "Measured").
+    product reads the same bytes more slowly and rounds its input and output.
     """
     if x.shape[0] == 1 and torch.compiler.is_compiling():
         return reduced(x[0], weight)[None]

@@ -92,7 +92,7 @@ def allocated(shapes: dict[str, torch.Size], dtype: torch.dtype, device: torch.d
 
 
 def huge_pages(n_bytes: int) -> mmap.mmap:
-    """Anonymous memory in pages of 2 MiB where the kernel grants them: a token walks all of it (README, "Measured")."""
+    """Anonymous memory in pages of 2 MiB where the kernel grants them: a token walks all of it."""
     memory = mmap.mmap(-1, max(n_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without transparent huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
