@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, MemoryAccount, ProgressSink
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -85,8 +84,8 @@ class TorchEngine(Engine):
     def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
         return self._ready(prompt, len(prompt) + n_gen - 1).generate(prompt, n_gen)
 
-    def score(self, tokens: array[int], n_prefill: int) -> npt.NDArray[np.float32]:
-        return self._ready(tokens, len(tokens)).score(tokens, n_prefill)
+    def score(self, tokens: array[int], n_prefill: int) -> Logits:
+        return memoryview(self._ready(tokens, len(tokens)).score(tokens, n_prefill))
 
     def memory(self) -> MemoryAccount:
         model = self._loaded().model

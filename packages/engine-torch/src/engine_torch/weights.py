@@ -73,7 +73,7 @@ def is_ready(stored: list[StoredTensor], dtype: torch.dtype) -> bool:
 
 
 def in_file(stored: StoredTensor) -> Tensor:
-    """The mapped bytes themselves, read now: otherwise the first token would pay for it, and loading would look free."""
+    """The mapped bytes themselves, read now: otherwise the first token would pay, and loading would look free."""
     advise(stored.data, MADV_POPULATE_READ)
     return as_torch(stored)
 
@@ -136,7 +136,7 @@ def advise(data: np.ndarray, advice: int) -> None:
 
 
 def lies_in_file(data: np.ndarray) -> bool:
-    owner = data
+    owner: object = data
     while isinstance(owner, np.ndarray):
         owner = owner.base
     return isinstance(owner, memoryview) and isinstance(owner.obj, mmap.mmap)
