@@ -85,7 +85,7 @@ class TorchEngine(Engine):
         return self._ready(prompt, len(prompt) + n_gen - 1).generate(prompt, n_gen)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
-        return memoryview(self._ready(tokens, len(tokens)).score(tokens, n_prefill))
+        return self._ready(tokens, len(tokens)).score(tokens, n_prefill).data
 
     def memory(self) -> MemoryAccount:
         model = self._loaded().model
