@@ -44,7 +44,7 @@ from .process import ChildProcess, engine_environment
 
 N_PROMPT, N_GEN, N_CTX = 16, 12, 64
 HELLO_SECONDS, LOAD_SECONDS, REQUEST_SECONDS, END_SECONDS = 180.0, 900.0, 300.0, 5.0
-STAMP_TRIES = 3
+STAMP_TRIES = 20
 """A busy machine may delay the parent once; an engine whose clock is wrong is wrong each time."""
 
 
