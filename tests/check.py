@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,11 +17,12 @@ HOSTS = re.compile(r"https?://[\w.-]*(?:pypi|pythonhosted|npmjs|debian|golang)[\
 def main() -> int:
     python = sys.executable
     engines = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("packages/*/src/*") if p.is_dir())
+    sources = [*map(str, ROOT.glob("packages/*/src")), str(ROOT / "protocol" / "src"), str(ROOT / "models" / "src")]
     # Engines are checked without their libraries: those are not in this environment.
     outcomes = {
         "ruff": call(python, "-m", "ruff", "check", "."),
         "mypy --strict (protocol, models, orchestrator)": call(python, "-m", "mypy", *STRICT),
-        "mypy (engines)": call(python, "-m", "mypy", "--config-file", "packages/mypy.ini", *engines),
+        "mypy (engines)": call(python, "-m", "mypy", "--config-file", "packages/mypy.ini", *engines, MYPYPATH=":".join(sources)),
         "architecture": call(python, "-m", "pytest", "-q", "tests/test_architecture.py"),
         "pins": call(python, "-m", "enginebench", "pins", "--check"),
         "README table": call(python, "tests/generated.py", "--check"),
@@ -32,8 +34,8 @@ def main() -> int:
     return 0 if all(outcomes.values()) else 1
 
 
-def call(*command: str) -> bool:
-    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+def call(*command: str, **environment: str) -> bool:
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode == 0
 
 
 def no_hosts() -> bool:

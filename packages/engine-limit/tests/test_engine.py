@@ -84,12 +84,16 @@ def test_every_token_is_one_pass_and_an_id_of_the_vocabulary(tiny: Path, monkeyp
     assert ids == list(engine.generate(array("i", [1, 2, 3]), 5))
 
 
-def test_the_id_is_made_of_what_was_read(tiny: Path) -> None:
+def test_the_id_is_made_of_what_was_read(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LimitEngine()
     load(engine, tiny)
-    before = next(engine.generate(array("i", [1]), 1))
-    engine._loaded().fill(8, np.full(8, 0xFF, np.uint8))
-    assert next(engine.generate(array("i", [1]), 1)) == (2**64 - 1) % 4096 != before
+    reader = engine._loaded()
+    assert next(engine.generate(array("i", [1]), 1)) == reader.read() % 4096
+    before = reader.read()
+    reader.fill(0, np.full(4096, 0x55, np.uint8))
+    assert reader.read() != before
+    monkeypatch.setattr(reader, "read", lambda: 3 * 4096 + 7)
+    assert next(engine.generate(array("i", [1]), 1)) == 7
 
 
 def test_progress_ends_at_one(tiny: Path) -> None:
