@@ -19,10 +19,11 @@ def main() -> int:
     engines = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("packages/*/src/*") if p.is_dir())
     sources = [*map(str, ROOT.glob("packages/*/src")), str(ROOT / "protocol" / "src"), str(ROOT / "models" / "src")]
     # Engines are checked without their libraries: those are not in this environment.
+    mypy_engines = [python, "-m", "mypy", "--config-file", "packages/mypy.ini", *engines]
     outcomes = {
         "ruff": call(python, "-m", "ruff", "check", "."),
         "mypy --strict (protocol, models, orchestrator)": call(python, "-m", "mypy", *STRICT),
-        "mypy (engines)": call(python, "-m", "mypy", "--config-file", "packages/mypy.ini", *engines, MYPYPATH=":".join(sources)),
+        "mypy (engines)": call(*mypy_engines, MYPYPATH=":".join(sources)),
         "architecture": call(python, "-m", "pytest", "-q", "tests/test_architecture.py"),
         "pins": call(python, "-m", "enginebench", "pins", "--check"),
         "README table": call(python, "tests/generated.py", "--check"),
