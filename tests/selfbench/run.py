@@ -284,7 +284,8 @@ def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         f"{(facts['environment']['repository'] or {}).get('commit')}. Versions: "
         + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
         + f". Contenders take turns in one run: {facts['rounds']} rounds, 16 prompt tokens, {facts['n_gen']} "
-        "generated, medians. The machine is shared and noisy: only the ratios mean something.",
+        "generated, medians. Parts can be measured one at a time: date and commit are those of the last one. "
+        "The machine is shared and noisy: only the ratios mean something.",
         "",
         "| what | measured | target | reached |",
         "|---|---|---|---|",
