@@ -23,7 +23,7 @@ from transformers import LlamaConfig as HfConfig
 from transformers import LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class TokenQueue(BaseStreamer):

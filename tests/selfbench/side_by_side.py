@@ -71,9 +71,7 @@ def side_by_side(
 ) -> list[Ready]:
     """Load all, warm each up, then ask each once per round, the order turned round by round."""
     with ExitStack() as stack:
-        ready = [
-            stack.enter_context(started(contender, model, n_prompt + n_gen, threads)) for contender in contenders
-        ]
+        ready = [stack.enter_context(started(contender, model, n_prompt + n_gen, threads)) for contender in contenders]
         for one in ready:
             for iteration in range(warmup):
                 one.ask(n_prompt, n_gen, iteration)

@@ -58,9 +58,7 @@ def expected(path: Path, probe: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("configuration", SETTINGS)
-def test_logits_pass_the_gate_through_prefill_and_cached_decode(
-    model: Path, kernels: Path, configuration: str
-) -> None:
+def test_logits_pass_the_gate_through_prefill_and_cached_decode(model: Path, kernels: Path, configuration: str) -> None:
     engine, loaded = load(model, kernels, configuration=configuration)
     probe = probe_ids(loaded.vocab_size, N_PREFILL + N_DECODE)
     found = np.asarray(engine.score(array("i", probe), N_PREFILL))
@@ -73,7 +71,7 @@ def test_the_gate_sees_one_wrong_weight(tiny: Path, kernels: Path) -> None:
     engine, loaded = load(tiny, kernels)
     probe = probe_ids(loaded.vocab_size, N_PREFILL + N_DECODE)
     assert engine._decoder is not None
-    engine._decoder.model.layers[1].self_attn.qkv_proj[3] *= -1
+    engine._decoder.model.layers[1].self_attn.q_proj[3] *= -1
     distance = compare(expected(tiny, probe), np.asarray(engine.score(array("i", probe), N_PREFILL)))
     assert not gate(distance, loaded.precision).passed
 
@@ -109,7 +107,7 @@ def test_one_compiled_graph_serves_every_position(tiny: Path, kernels: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("configuration", "dtype", "element_bytes"), [("baseline", "float32", 4), ("half", "bfloat16", 2)]
+    ("configuration", "dtype", "element_bytes"), [("baseline", "float32", 4), ("half", "float16", 2)]
 )
 def test_the_report_is_read_off_the_tensors(
     tiny: Path, kernels: Path, configuration: str, dtype: str, element_bytes: int

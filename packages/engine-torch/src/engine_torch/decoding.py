@@ -87,9 +87,7 @@ class Decoder:
         return torch.tensor(tokens, dtype=torch.int64, device=self.device)
 
 
-def step(
-    model: Llama, token: Tensor, position: Tensor, window: Tensor, masked: bool
-) -> tuple[Tensor, Tensor]:
+def step(model: Llama, token: Tensor, position: Tensor, window: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
     """One decode step and the greedy choice: what is compiled as one graph."""
     logits = model.decode(token, position, window, window <= position if masked else None)
     return logits, logits.argmax(-1, keepdim=True)

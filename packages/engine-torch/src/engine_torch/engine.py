@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -28,24 +28,16 @@ from engine_torch.weights import load_model
 
 @dataclass(frozen=True)
 class Settings:
-    """`in_place`: weights that the file holds in this dtype stay in its pages."""
-
-    dtype: torch.dtype
+    half: bool
     compiled: bool
-    in_place: bool = False
 
 
-SETTINGS: dict[str, Callable[[torch.device], Settings]] = {
-    "baseline": lambda device: Settings(torch.float32, compiled=False),
-    "half": lambda device: Settings(sixteen_bit(device), compiled=False),
-    "compile32": lambda device: Settings(torch.float32, compiled=True),
-    "optimized": lambda device: Settings(sixteen_bit(device), compiled=True),
+SETTINGS = {
+    "baseline": Settings(half=False, compiled=False),
+    "half": Settings(half=True, compiled=False),
+    "compile32": Settings(half=False, compiled=True),
+    "optimized": Settings(half=True, compiled=True),
 }
-
-
-def sixteen_bit(device: torch.device) -> torch.dtype:
-    """Whichever is faster there: processors have bfloat16 products (AVX-512 BF16), GPUs do both alike."""
-    return torch.float16 if device.type == "cuda" else torch.bfloat16
 
 
 class TorchEngine(Engine):
@@ -67,12 +59,13 @@ class TorchEngine(Engine):
         if request.configuration not in SETTINGS:
             raise EngineFailure("unsupported", f"unknown configuration {request.configuration!r}")
         device = chosen_device(request.device)
-        settings = SETTINGS[request.configuration](device)
+        settings = SETTINGS[request.configuration]
         checkpoint = opened(request)
+        dtype = sixteen_bit(checkpoint) if settings.half else torch.float32
         configure(request, settings)
         started_ns = time.perf_counter_ns()
         try:
-            model = load_model(checkpoint, settings.dtype, device, settings.in_place, lambda f: progress("read", f))
+            model = load_model(checkpoint, dtype, device, lambda fraction: progress("read", fraction))
             self._decoder = Decoder(model, request.n_ctx, settings.compiled)
         except torch.OutOfMemoryError as error:
             raise EngineFailure("out-of-memory", str(error), "use a smaller model or a 16-bit configuration") from None
@@ -132,6 +125,12 @@ def opened(request: Load) -> Checkpoint:
     return checkpoint
 
 
+def sixteen_bit(checkpoint: Checkpoint) -> torch.dtype:
+    """The file's own 16-bit type: nothing is rounded, nothing converted. float16 for files of other types."""
+    stored = checkpoint.tensor("embed_tokens").dtype
+    return torch.bfloat16 if stored == "bf16" else torch.float16
+
+
 def configure(request: Load, settings: Settings) -> None:
     """This process's torch: threads, exact float32, where compiled code is kept."""
     torch.set_num_threads(request.threads)
@@ -149,7 +148,7 @@ def configure(request: Load, settings: Settings) -> None:
 
 
 def report(request: Load, checkpoint: Checkpoint, model: Llama, stages: dict[str, int]) -> Loaded:
-    weight = model.layers[0].self_attn.qkv_proj
+    weight = model.layers[0].self_attn.k_proj
     device = torch.cuda.get_device_name() if weight.is_cuda else "cpu"
     return Loaded(
         id=request.id,

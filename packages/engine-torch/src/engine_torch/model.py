@@ -76,26 +76,31 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
-        self.qkv_proj = weight(config.query_dim() + 2 * config.kv_dim(), config.dim)
+        self.q_proj = weight(config.query_dim(), config.dim)
+        self.k_proj = weight(config.kv_dim(), config.dim)
+        self.v_proj = weight(config.kv_dim(), config.dim)
         self.o_proj = weight(config.dim, config.query_dim())
 
     def allocate_cache(self, n_ctx: int) -> None:
         shape = (self.n_kv_heads, n_ctx, self.head_dim)
         for name in ("keys", "values"):
-            self.register_buffer(name, self.qkv_proj.new_zeros(shape), persistent=False)
+            self.register_buffer(name, self.k_proj.new_zeros(shape), persistent=False)
 
     def forward(
         self, x: Tensor, positions: Tensor, rotation: tuple[Tensor, Tensor], window: Tensor, visible: Tensor | None
     ) -> Tensor:
-        n = x.shape[0]
-        heads = project(x, self.qkv_proj).view(n, -1, self.head_dim).transpose(0, 1)
-        queries, keys, values = heads.split([self.n_heads, self.n_kv_heads, self.n_kv_heads])
-        queries = rotated(queries.float(), rotation)  # [n_heads, n, head_dim]
-        self.keys.index_copy_(1, positions, rotated(keys.float(), rotation).to(self.keys.dtype))
+        queries = rotated(self.heads(project(x, self.q_proj)).float(), rotation)  # [n_heads, n, head_dim]
+        keys = rotated(self.heads(project(x, self.k_proj)).float(), rotation)  # [n_kv_heads, n, head_dim]
+        values = self.heads(project(x, self.v_proj))
+        self.keys.index_copy_(1, positions, keys.to(self.keys.dtype))
         self.values.index_copy_(1, positions, values.to(self.values.dtype))
         filled = window.shape[0]
         mixed = attended(queries, self.keys[:, :filled], self.values[:, :filled], visible)
-        return project(mixed.transpose(0, 1).reshape(n, -1), self.o_proj)
+        return project(mixed.transpose(0, 1).reshape(x.shape[0], -1), self.o_proj)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[n, heads * head_dim] -> [heads, n, head_dim]"""
+        return x.view(x.shape[0], -1, self.head_dim).transpose(0, 1)
 
 
 class FeedForward(nn.Module):
@@ -128,12 +133,13 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     """x · Wᵀ. [n, in] -> [n, out], in the dtype of the weights or, where that costs nothing, in float32
 
     One row under the compiler is written as a product and a sum: inductor makes one loop of it that reads each weight
-    once, widens it in registers and accumulates in float32, fused with what stands around it. The library's matrix
-    product reads the same bytes more slowly and rounds its input and output.
+    once, widens it in registers and accumulates in float32, fused with what stands around it. Not so for 16 bits on a
+    processor, where the library's product of one row reads the weights as fast or faster.
     """
-    if x.shape[0] == 1 and torch.compiler.is_compiling():
+    widens = weight.device.type == "cpu" and weight.dtype != torch.float32
+    if x.shape[0] == 1 and torch.compiler.is_compiling() and not widens:
         return reduced(x[0], weight)[None]
-    if x.shape[0] > 1 and weight.device.type == "cpu" and weight.dtype != torch.float32:
+    if x.shape[0] > 1 and widens:
         return widened(x.float(), weight)
     return F.linear(x.to(weight.dtype), weight)
 

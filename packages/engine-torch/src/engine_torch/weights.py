@@ -1,7 +1,7 @@
-"""From a checkpoint to the parameters of model.py: which tensors are joined, in which dtype and memory they end up.
+"""From a checkpoint to the parameters of model.py: in which dtype and memory they end up.
 
-Either a weight stays where it is, in the mapped file, or it is copied once, a block of rows at a time, and the file's
-pages are given back as it goes: the process never holds more than the weights and one block.
+What the processor can use as the checkpoint gives it, mostly in the mapped file, stays there. The rest is copied once,
+a block of rows at a time, and the file's pages are given back: the process holds the weights and one block at most.
 """
 
 import ctypes
@@ -18,8 +18,6 @@ from torch import Tensor
 
 from engine_torch.model import Llama
 
-# One matrix product for the three; two of them are copied out of a GGUF file in any case, to reorder their rows.
-JOINED = {"self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 BLOCK_BYTES = 16 << 20
 ALIGNMENT = 64  # bytes: a cache line, and a vector register of AVX-512
@@ -27,22 +25,22 @@ MADV_DONTNEED, MADV_POPULATE_READ = 4, 22  # Linux, asm-generic/mman-common.h
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, in_place: bool, progress: Callable[[float], None]
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, progress: Callable[[float], None]
 ) -> Llama:
-    """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError.
-
-    in_place  leave what the file holds in that dtype where it is: nothing is copied, but its pages are small
-    """
+    """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError."""
     model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device))
-    stored = {name: [checkpoint.tensor(part) for part in parts(name)] for name in shapes(model)}
-    copied = {name: shape for name, shape in shapes(model).items() if not (in_place and is_ready(stored[name], dtype))}
+    copied = {
+        name: parameter.shape
+        for name, parameter in model.named_parameters()
+        if not is_ready(checkpoint.tensor(name), dtype, device)
+    }
     values, done = allocated(copied, dtype, device), 0
-    for name, tensors in stored.items():
+    for name, parameter in model.named_parameters():
         if name in copied:
-            fill(values[name], tensors)
+            fill(values[name], checkpoint.tensor(name))
         else:
-            values[name] = in_file(tensors[0])
-        done += values[name].numel()
+            values[name] = in_place(checkpoint.tensor(name))
+        done += parameter.numel()
         progress(done / checkpoint.config.weight_elements())
     model.load_state_dict(values, strict=False, assign=True)
     if checkpoint.config.tied_embeddings:
@@ -50,29 +48,16 @@ def load_model(
     return model
 
 
-def shapes(model: Llama) -> dict[str, torch.Size]:
-    """Shapes of the parameters; a tied table appears once."""
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
-
-
-def parts(name: str) -> list[str]:
-    """The stored tensors whose rows, one below the other, make up a parameter."""
-    for joined, stored in JOINED.items():
-        if name.endswith(joined):
-            return [name.removesuffix(joined) + part for part in stored]
-    return [name]
-
-
 def wanted_dtype(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> torch.dtype:
     return dtype if len(shape) > 1 else torch.float32
 
 
-def is_ready(stored: list[StoredTensor], dtype: torch.dtype) -> bool:
-    """Whether a parameter lies in the file just as it is wanted."""
-    return len(stored) == 1 and DTYPES.get(stored[0].dtype) == wanted_dtype(stored[0].shape, dtype)
+def is_ready(stored: StoredTensor, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a parameter can be used as the checkpoint gives it."""
+    return device.type == "cpu" and DTYPES.get(stored.dtype) == wanted_dtype(stored.shape, dtype)
 
 
-def in_file(stored: StoredTensor) -> Tensor:
+def in_place(stored: StoredTensor) -> Tensor:
     """The mapped bytes themselves, read now: otherwise the first token would pay, and loading would look free."""
     advise(stored.data, MADV_POPULATE_READ)
     return as_torch(stored)
@@ -99,17 +84,14 @@ def huge_pages(n_bytes: int) -> mmap.mmap:
     return memory
 
 
-def fill(target: Tensor, stored: list[StoredTensor]) -> None:
-    """Copy the stored tensors below one another, converting; target [rows, in] or [rows]."""
-    start = 0
-    for tensor in stored:
-        rows = tensor.shape[0]
-        step = max(1, BLOCK_BYTES * rows // tensor.data.nbytes)
-        for first in range(0, rows, step):
-            block = tensor.rows(slice(first, min(first + step, rows)))
-            target[start + first : start + first + block.shape[0]].copy_(as_torch(block).to(target.device))
-            advise(block.data, MADV_DONTNEED)
-        start += rows
+def fill(target: Tensor, stored: StoredTensor) -> None:
+    """Copy block by block, converting; target [rows, in] or [rows]."""
+    rows = stored.shape[0]
+    step = max(1, BLOCK_BYTES * rows // stored.data.nbytes)
+    for first in range(0, rows, step):
+        block = stored.rows(slice(first, min(first + step, rows)))
+        target[first : first + block.shape[0]].copy_(as_torch(block).to(target.device))
+        advise(block.data, MADV_DONTNEED)
 
 
 def as_torch(stored: StoredTensor) -> Tensor:
