@@ -116,6 +116,7 @@ class Checkpoint:
         data = self._array(place)
         if place.interleaved_heads:
             data = half_split(data, place.interleaved_heads)
+            self._give_back(place)
             data.flags.writeable = False
         return Tensor(name, place.shape, place.storage.name, data, place.file, place.offset)
 
@@ -125,6 +126,14 @@ class Checkpoint:
         shape = (*place.shape[:-1], columns)
         flat = np.frombuffer(self._buffers[place.file], storage.view, int(np.prod(shape)), place.offset)
         return np.require(flat, requirements="A").reshape(shape)
+
+    def _give_back(self, place: Place) -> None:
+        """The whole pages under a tensor that was copied: they leave this process, not the page cache."""
+        begin = -(-place.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (place.offset + place.n_bytes()) // mmap.PAGESIZE * mmap.PAGESIZE - begin
+        file = self._buffers[place.file].obj
+        if length > 0 and isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED, begin, length)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -29,18 +29,15 @@ def load_model(
 ) -> Llama:
     """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError."""
     model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device))
-    copied = {
-        name: parameter.shape
-        for name, parameter in model.named_parameters()
-        if not is_ready(checkpoint.tensor(name), dtype, device)
-    }
-    values, done = allocated(copied, dtype, device), 0
-    for name, parameter in model.named_parameters():
-        if name in copied:
-            fill(values[name], checkpoint.tensor(name))
+    stored = {name: checkpoint.tensor(name) for name, _ in model.named_parameters()}
+    copied = [tensor for tensor in stored.values() if not is_ready(tensor, dtype, device)]
+    values, done = allocated({tensor.name: tensor.shape for tensor in copied}, dtype, device), 0
+    for name, tensor in stored.items():
+        if name in values:
+            fill(values[name], tensor)
         else:
-            values[name] = in_place(checkpoint.tensor(name))
-        done += parameter.numel()
+            values[name] = in_place(tensor)
+        done += values[name].numel()
         progress(done / checkpoint.config.weight_elements())
     model.load_state_dict(values, strict=False, assign=True)
     if checkpoint.config.tied_embeddings:
@@ -63,7 +60,7 @@ def in_place(stored: StoredTensor) -> Tensor:
     return as_torch(stored)
 
 
-def allocated(shapes: dict[str, torch.Size], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+def allocated(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
     """Uninitialised parameters on the device."""
     if device.type != "cpu":
         return {name: torch.empty(s, dtype=wanted_dtype(s, dtype), device=device) for name, s in shapes.items()}
