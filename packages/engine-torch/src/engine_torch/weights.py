@@ -31,7 +31,7 @@ def load_model(
     model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device))
     stored = {name: checkpoint.tensor(name) for name, _ in model.named_parameters()}
     copied = [tensor for tensor in stored.values() if not is_ready(tensor, dtype, device)]
-    values, done = allocated({tensor.name: tensor.shape for tensor in copied}, dtype, device), 0
+    values, done = allocated({tensor.name: torch.Size(tensor.shape) for tensor in copied}, dtype, device), 0
     for name, tensor in stored.items():
         if name in values:
             fill(values[name], tensor)
@@ -60,7 +60,7 @@ def in_place(stored: StoredTensor) -> Tensor:
     return as_torch(stored)
 
 
-def allocated(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+def allocated(shapes: dict[str, torch.Size], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
     """Uninitialised parameters on the device."""
     if device.type != "cpu":
         return {name: torch.empty(s, dtype=wanted_dtype(s, dtype), device=device) for name, s in shapes.items()}
