@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from enginebench import conformance
-from enginebench.conformance import Check, run_conformance
+from enginebench.conformance import Check, launch, life, run_conformance
 from enginebench.discovery import Configuration, EngineInfo, discover
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
@@ -95,9 +95,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines that hang are not waited for as long as real ones that work."""
-    monkeypatch.setattr(conformance, "HELLO_SECONDS", 3.0)
-    monkeypatch.setattr(conformance, "LOAD_SECONDS", 5.0)
-    monkeypatch.setattr(conformance, "END_SECONDS", 2.5)
+    monkeypatch.setattr(launch, "HELLO_SECONDS", 3.0)
+    monkeypatch.setattr(life, "LOAD_SECONDS", 5.0)
+    monkeypatch.setattr(launch, "END_SECONDS", 2.5)
 
 
 def second_engine(model: Path, *arguments: str) -> list[str]:
@@ -144,7 +144,7 @@ def test_the_fake_engine_conforms_and_needs_neither_model_nor_logits(tiny: Path)
 @pytest.mark.parametrize("way", IN_LIFE | OTHER)
 def test_a_broken_engine_fails_the_check_made_for_it(tiny: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way in IN_LIFE:
-        monkeypatch.setattr(conformance, "LAUNCHES", (conformance.Life,))
+        monkeypatch.setattr(conformance, "LAUNCHES", (life.Life,))
     checks = run_conformance(second_engine(tiny, "--break", way), tiny, table_of_second_engine())
     found = failed(checks)
     assert next(iter(found), None) == (IN_LIFE | OTHER)[way], found

@@ -16,6 +16,7 @@ from enginebench_models.errors import InvalidModel, ModelNotFound, NotAModel
 from enginebench_models.gguf_header import MAGIC, GgufHeader, read_header
 from enginebench_models.gguf_layout import gguf_layout, gguf_vocabulary
 from enginebench_models.layout import Layout, Place, Vocabulary, half_split
+from enginebench_models.pages import give_back
 from enginebench_models.safetensors_layout import safetensors_layout, shard_files
 from enginebench_models.storage import AnyArray, Floats
 from enginebench_models.tensor import Tensor
@@ -115,8 +116,8 @@ class Checkpoint:
             raise InvalidModel(f"{self.path} has no weight {name!r}; its names are those of names().")
         data = self._array(place)
         if place.interleaved_heads:
-            data = half_split(data, place.interleaved_heads)
-            self._give_back(place)
+            stored, data = data, half_split(data, place.interleaved_heads)
+            give_back(stored)
             data.flags.writeable = False
         return Tensor(name, place.shape, place.storage.name, data, place.file, place.offset)
 
@@ -126,14 +127,6 @@ class Checkpoint:
         shape = (*place.shape[:-1], columns)
         flat = np.frombuffer(self._buffers[place.file], storage.view, int(np.prod(shape)), place.offset)
         return np.require(flat, requirements="A").reshape(shape)
-
-    def _give_back(self, place: Place) -> None:
-        """The whole pages under a tensor that was copied: they leave this process, not the page cache."""
-        begin = -(-place.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = (place.offset + place.n_bytes()) // mmap.PAGESIZE * mmap.PAGESIZE - begin
-        file = self._buffers[place.file].obj
-        if length > 0 and isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            file.madvise(mmap.MADV_DONTNEED, begin, length)
 
     @cached_property
     def fingerprint(self) -> str:

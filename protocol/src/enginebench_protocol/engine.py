@@ -62,4 +62,4 @@ class Engine(ABC):
 
     @abstractmethod
     def unload(self) -> None:
-        """Free the model."""
+        """Free the model, if there is one: also the last call before a stand-alone command ends."""

@@ -85,7 +85,6 @@ def bench(engine: Engine, plan: BenchPlan, progress: Callable[[str, float], None
         timings = [
             _request(engine, plan, iteration, loaded.vocab_size) for iteration in range(plan.warmup + plan.iterations)
         ]
-        engine.unload()
     return BenchResult(loaded, load_ns, timings[: plan.warmup], timings[plan.warmup :])
 
 

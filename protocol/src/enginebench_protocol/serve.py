@@ -136,11 +136,10 @@ class Session:
                     device_peak_bytes=account.device_peak_bytes,
                 )
             case Unload():
-                if self.loaded is not None:
-                    self.engine.unload()
-                    self.loaded = None
+                self._unload()
                 return Done(id=request.id)
             case Shutdown():
+                self._unload()
                 self.finished = True
                 return Done(id=request.id)
 
@@ -154,6 +153,11 @@ class Session:
         self.scratch = Path(request.scratch)
         self.loaded = self.engine.load(request, self._progress(request.id))
         return self.loaded
+
+    def _unload(self) -> None:
+        if self.loaded is not None:
+            self.engine.unload()
+            self.loaded = None
 
     def _model(self) -> Loaded:
         if self.loaded is None:

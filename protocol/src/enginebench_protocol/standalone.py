@@ -61,6 +61,8 @@ def command(engine_class: str, models_class: str | None, arguments: list[str]) -
     except (ValueError, OSError) as error:
         print(f"{engine.name}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    finally:
+        engine.unload()
 
 
 def _parser(engine: Engine) -> argparse.ArgumentParser:

@@ -62,7 +62,8 @@ class LimitEngine(Engine):
         return MemoryAccount(weights_bytes=reader.n_bytes, kv_cache_bytes=0, device_peak_bytes=on_device)
 
     def unload(self) -> None:
-        self._loaded().close()
+        if self._reader is not None:
+            self._reader.close()
         self._reader = None
 
     def _loaded(self) -> Reader:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.pages import give_back
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -67,6 +68,8 @@ def copy_weights(
 ) -> None:
     offset = 0
     for weight in weights:
-        reader.fill(offset, checkpoint.tensor(weight.name).data.reshape(-1).view(np.uint8))
+        data = checkpoint.tensor(weight.name).data
+        reader.fill(offset, data.reshape(-1).view(np.uint8))
+        give_back(data)
         offset += weight.n_bytes
         progress(offset / reader.n_bytes)

@@ -4,15 +4,15 @@ What the processor can use as the checkpoint gives it, mostly in the mapped file
 a block of rows at a time, and the file's pages are given back: the process holds the weights and one block at most.
 """
 
-import ctypes
 import mmap
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-import numpy as np
 import torch
 from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.pages import give_back, read_now
 from enginebench_models.tensor import Tensor as StoredTensor
 from torch import Tensor
 
@@ -21,7 +21,6 @@ from engine_torch.model import Llama
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 BLOCK_BYTES = 16 << 20
 ALIGNMENT = 64  # bytes: a cache line, and a vector register of AVX-512
-MADV_DONTNEED, MADV_POPULATE_READ = 4, 22  # Linux, asm-generic/mman-common.h
 
 
 def load_model(
@@ -29,14 +28,15 @@ def load_model(
 ) -> Llama:
     """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError."""
     model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device))
-    stored = {name: checkpoint.tensor(name) for name, _ in model.named_parameters()}
-    copied = [tensor for tensor in stored.values() if not is_ready(tensor, dtype, device)]
-    values, done = allocated({tensor.name: torch.Size(tensor.shape) for tensor in copied}, dtype, device), 0
-    for name, tensor in stored.items():
-        if name in values:
+    stored = read(checkpoint, [name for name, _ in model.named_parameters()], dtype, device)
+    copied = {name: torch.Size(tensor.shape) for name, tensor in stored.items() if not is_ready(tensor, dtype, device)}
+    values, done = allocated(copied, dtype, device), 0
+    for name in list(stored):
+        tensor = stored.pop(name)  # reordered Q and K are copies: kept no longer than needed
+        if name in copied:
             fill(values[name], tensor)
         else:
-            values[name] = in_place(tensor)
+            values[name] = as_torch(tensor)
         done += values[name].numel()
         progress(done / checkpoint.config.weight_elements())
     model.load_state_dict(values, strict=False, assign=True)
@@ -45,7 +45,7 @@ def load_model(
     return model
 
 
-def wanted_dtype(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> torch.dtype:
+def wanted_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> torch.dtype:
     return dtype if len(shape) > 1 else torch.float32
 
 
@@ -54,10 +54,17 @@ def is_ready(stored: StoredTensor, dtype: torch.dtype, device: torch.device) -> 
     return device.type == "cpu" and DTYPES.get(stored.dtype) == wanted_dtype(stored.shape, dtype)
 
 
-def in_place(stored: StoredTensor) -> Tensor:
-    """The mapped bytes themselves, read now: otherwise the first token would pay, and loading would look free."""
-    advise(stored.data, MADV_POPULATE_READ)
-    return as_torch(stored)
+def read(checkpoint: Checkpoint, names: list[str], dtype: torch.dtype, device: torch.device) -> dict[str, StoredTensor]:
+    """What stays in the mapped file is read now: otherwise the first token would pay, and loading would look free."""
+
+    def read_one(name: str) -> StoredTensor:
+        stored = checkpoint.tensor(name)
+        if is_ready(stored, dtype, device):
+            read_now(stored.data)
+        return stored
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return dict(zip(names, pool.map(read_one, names), strict=True))
 
 
 def allocated(shapes: dict[str, torch.Size], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -88,7 +95,7 @@ def fill(target: Tensor, stored: StoredTensor) -> None:
     for first in range(0, rows, step):
         block = stored.rows(slice(first, min(first + step, rows)))
         target[first : first + block.shape[0]].copy_(as_torch(block).to(target.device))
-        advise(block.data, MADV_DONTNEED)
+        give_back(block.data)
 
 
 def as_torch(stored: StoredTensor) -> Tensor:
@@ -98,24 +105,3 @@ def as_torch(stored: StoredTensor) -> Tensor:
         warnings.simplefilter("ignore", UserWarning)  # "array is not writable": nothing here writes to a source
         values = torch.from_numpy(data)
     return values.view(torch.bfloat16) if stored.dtype == "bf16" else values
-
-
-def advise(data: np.ndarray, advice: int) -> None:
-    """madvise on the whole pages of a mapped file under `data`; nothing for other arrays (reordered Q and K).
-
-    The mapping is read-only and shared: pages given back stay in the page cache and are found again when needed. The
-    answer does not matter: an older kernel refuses MADV_POPULATE_READ, and then reads at the first touch.
-    """
-    if not lies_in_file(data):
-        return
-    begin = -(-data.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (data.ctypes.data + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > begin:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
-
-
-def lies_in_file(data: np.ndarray) -> bool:
-    owner: object = data
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    return isinstance(owner, memoryview) and isinstance(owner.obj, mmap.mmap)

@@ -1,199 +1,31 @@
-"""The conformance suite of the protocol, run against any program that claims to speak it (docs/protocol.md).
-
-A few launches, each a list of named steps. A step that finds a violation fails alone; one that finds the stream broken
-makes the rest of its launch unreachable. Speed is not looked at, nor is the quality of the logits: that is the
-fidelity gate.
-"""
+"""A whole life of an engine, from hello to shutdown, with a few wrong requests on the way."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import tempfile
-import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from enginebench_models.checkpoint import open_checkpoint
-from enginebench_models.errors import ModelError
-from enginebench_protocol.client import Client, Received
-from enginebench_protocol.codec import encode, pack_ids, unpack_ids, unpack_times
-from enginebench_protocol.errors import EngineFailure, ProtocolError
-from enginebench_protocol.framing import FrameStream
-from enginebench_protocol.host import default_device, default_threads
-from enginebench_protocol.messages import (
-    FAILURE_CODES,
-    Event,
-    Generate,
-    Generated,
-    Hello,
-    Load,
-    Loaded,
-    Request,
-    Token,
-)
+from enginebench_protocol.client import Received
+from enginebench_protocol.codec import pack_ids, unpack_ids, unpack_times
+from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.messages import FAILURE_CODES, Event, Generate, Generated, Load, Loaded, Request, Token
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
-from .discovery import EngineInfo
-from .process import ChildProcess, engine_environment
+from enginebench.conformance.launch import N_CTX, Launch, NotApplicable, Step, Violation, require
 
-N_PROMPT, N_GEN, N_CTX = 16, 12, 64
-HELLO_SECONDS, LOAD_SECONDS, REQUEST_SECONDS, END_SECONDS = 180.0, 900.0, 300.0, 5.0
+N_PROMPT, N_GEN = 16, 12
+LOAD_SECONDS, REQUEST_SECONDS = 900.0, 300.0
 STAMP_TRIES = 20
-"""A busy machine may delay the parent once; an engine whose clock is wrong is wrong each time."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One point of the specification. `detail` says what was found, or why the point does not apply."""
-
-    name: str
-    passed: bool
-    detail: str = ""
-
-
-class Violation(Exception):
-    """The engine answered, but not as the specification says."""
-
-
-class NotApplicable(Exception):
-    """The point does not concern this kind of engine."""
-
-
-class Step(NamedTuple):
-    """One check. Without a `vital` one the rest of the launch makes no sense."""
-
-    name: str
-    take: Callable[[], None]
-    vital: bool = False
-
-
-def run_conformance(
-    command: Sequence[str], model_path: Path, info: EngineInfo | None, configuration: str | None = None
-) -> list[Check]:
-    """`command` starts the engine, before the arguments of the protocol. `info`: its table, if it has one.
-
-    Engines that are instruments or tests (role) need no logits; those for tests need no model either.
-    """
-    subject = Subject(tuple(command), model_path, info, configuration)
-    checks: list[Check] = []
-    for launch in LAUNCHES:
-        with tempfile.TemporaryDirectory(prefix="enginebench-conform-") as scratch:
-            checks += launch(subject, Path(scratch)).checks()
-    return checks
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The engine under test, and what is known of it beforehand."""
-
-    command: tuple[str, ...]
-    model_path: Path
-    info: EngineInfo | None
-    configuration: str | None
-
-    @property
-    def role(self) -> str:
-        return self.info.role if self.info is not None else "engine"
-
-    @property
-    def device(self) -> str:
-        return "cpu" if self.info is not None and self.info.gpu == "none" else default_device()
-
-
-class Launch:
-    """One process of the subject. `checks` starts it, takes the steps and ends it, whatever happens."""
-
-    def __init__(self, subject: Subject, scratch: Path) -> None:
-        self.subject = subject
-        self.scratch = scratch
-        self.nonce = secrets.token_hex(16)
-        self.child: ChildProcess
-        self.client: Client
-        self.hello: Hello
-
-    def steps(self) -> list[Step]:
-        raise NotImplementedError
-
-    def checks(self) -> list[Check]:
-        environment = engine_environment({"TMPDIR": str(self.scratch)})
-        command = [*self.subject.command, "serve", "--nonce", self.nonce]
-        try:
-            self.child = ChildProcess(command, environment, self.scratch)
-        except OSError as error:
-            return [Check("the program starts", False, str(error))]
-        try:
-            self.client = Client(FrameStream(self.child.read_fd, self.child.write_fd))
-            return list(self._taken(self.steps()))
-        finally:
-            self.child.close(grace=0.1)
-
-    def _taken(self, steps: list[Step]) -> Iterator[Check]:
-        broken = ""
-        for step in steps:
-            if broken:
-                yield Check(step.name, False, f"not reached: {broken}")
-                continue
-            check, alive = self._take(step)
-            yield check
-            broken = "" if check.passed or (alive and not step.vital) else f"{step.name}: {check.detail}"
-
-    def _take(self, step: Step) -> tuple[Check, bool]:
-        """The outcome of one step, and whether the stream can still be used."""
-        try:
-            step.take()
-        except NotApplicable as reason:
-            return Check(step.name, True, f"not applicable: {reason}"), True
-        except (Violation, EngineFailure, ModelError, ValueError, LookupError) as error:
-            return Check(step.name, False, str(error)), True
-        except (ProtocolError, OSError) as error:
-            return Check(step.name, False, f"{type(error).__name__}: {error}{self._last_words()}"), False
-        return Check(step.name, True), True
-
-    def _last_words(self) -> str:
-        self.child.wait(0.2)
-        lines = self.child.last_lines()
-        return f"; stderr ends: {lines[-1]}" if lines else ""
-
-    # ---- what several launches need ---------------------------------------------------------------------------
-
-    def greet(self) -> None:
-        name = self.subject.info.name if self.subject.info is not None else None
-        self.hello = self.client.hello(name, self.nonce, HELLO_SECONDS)
-        require(self.hello.pid == self.child.pid, f"pid {self.hello.pid}, the process is {self.child.pid}")
-        require(bool(self.hello.configurations), "no configuration at all")
-
-    def load_fields(self) -> dict[str, Any]:
-        cache = self.scratch / "cache"
-        cache.mkdir(exist_ok=True)
-        return {
-            "configuration": self.subject.configuration or next(iter(self.hello.configurations)),
-            "model_path": str(self.subject.model_path),
-            "n_ctx": N_CTX,
-            "device": self.subject.device,
-            "threads": default_threads(),
-            "cache": str(cache),
-            "scratch": str(self.scratch),
-        }
-
-    def ends(self, allowed: str, accept: Callable[[int], bool]) -> None:
-        code = self.child.wait(END_SECONDS)
-        if code is None:
-            raise Violation(f"still running after {END_SECONDS:g} s")
-        require(accept(code), f"exit code {code} instead of {allowed}")
-
-    def close_requests(self) -> None:
-        assert self.child.popen.stdin is not None
-        self.child.popen.stdin.close()
+"""A busy machine may delay the parent in many requests; an engine whose clock is wrong is wrong in each."""
 
 
 class Life(Launch):
-    """From hello to shutdown, with a few wrong requests on the way."""
+    """Steps in the order of their names below."""
 
     loaded: Loaded
     first: Generated
@@ -377,89 +209,6 @@ class Life(Launch):
         data = path.read_bytes()
         require(hashlib.sha256(data).hexdigest() == scored.sha256, "the file has another hash than the reply")
         return np.load(path, allow_pickle=False), scored.n_rows
-
-
-class Garbage(Launch):
-    """A frame that is no MessagePack."""
-
-    def steps(self) -> list[Step]:
-        return [
-            Step("hello comes first (garbage)", self.greet, vital=True),
-            Step("a frame that is no message ends the engine with a code that is not 0", self.send_and_end),
-        ]
-
-    def send_and_end(self) -> None:
-        os.write(self.child.write_fd, self.bytes_to_send())
-        self.ends("76, or any but 0", lambda code: code != 0)
-
-    def bytes_to_send(self) -> bytes:
-        return b"\x00\x00\x00\x07garbage"
-
-
-class HugeFrame(Garbage):
-    """A length above the cap. Nothing follows: an engine that waits for the rest hangs."""
-
-    def steps(self) -> list[Step]:
-        return [
-            Step("hello comes first (huge frame)", self.greet, vital=True),
-            Step("a length above the cap ends the engine with a code that is not 0", self.send_and_end),
-        ]
-
-    def bytes_to_send(self) -> bytes:
-        return b"\xff\xff\xff\xff"
-
-
-class UnknownMessage(Garbage):
-    """Well-formed, but of no known type."""
-
-    def steps(self) -> list[Step]:
-        return [
-            Step("hello comes first (unknown message)", self.greet, vital=True),
-            Step("an unknown message ends the engine with a code that is not 0", self.send_and_end),
-        ]
-
-    def bytes_to_send(self) -> bytes:
-        payload = encode(self.hello)  # a message, but none that an engine is sent
-        return len(payload).to_bytes(4, "big") + payload
-
-
-class EndOfFile(Launch):
-    """The parent goes away while the engine waits."""
-
-    def steps(self) -> list[Step]:
-        return [
-            Step("hello comes first (end of file)", self.greet, vital=True),
-            Step("an end of file ends an idle engine with exit code 75", self.end),
-        ]
-
-    def end(self) -> None:
-        self.close_requests()
-        self.ends("75", lambda code: code == 75)
-
-
-class EndOfFileWhileLoading(Launch):
-    """The parent goes away while the engine works."""
-
-    def steps(self) -> list[Step]:
-        return [
-            Step("hello comes first (end of file while loading)", self.greet, vital=True),
-            Step("an end of file ends a loading engine within 5 s", self.end),
-        ]
-
-    def end(self) -> None:
-        self.client.stream.send(encode(Load(id=1, **self.load_fields())))
-        time.sleep(0.05)
-        self.close_requests()
-        self.ends("any", lambda code: True)
-
-
-LAUNCHES: tuple[type[Launch], ...] = (Life, Garbage, HugeFrame, UnknownMessage, EndOfFile, EndOfFileWhileLoading)
-
-
-def require(condition: bool, otherwise: str) -> None:
-    """Raises Violation(otherwise)."""
-    if not condition:
-        raise Violation(otherwise)
 
 
 def stamp_doubt(generated: Generated, received: Received) -> str:

@@ -1,0 +1,35 @@
+"""The conformance suite of the protocol, run against any program that claims to speak it (docs/protocol.md).
+
+A few launches (launch.py), each a list of named steps: a whole life of an engine (life.py), and the ways in which it
+has to end (endings.py). Speed is not looked at, nor is the quality of the logits: that is the fidelity gate.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from enginebench.conformance.endings import ENDINGS
+from enginebench.conformance.launch import Check, Launch, Subject
+from enginebench.conformance.life import Life
+from enginebench.discovery import EngineInfo
+
+__all__ = ["Check", "run_conformance"]
+
+LAUNCHES: tuple[type[Launch], ...] = (Life, *ENDINGS)
+
+
+def run_conformance(
+    command: Sequence[str], model_path: Path, info: EngineInfo | None, configuration: str | None = None
+) -> list[Check]:
+    """`command` starts the engine, before the arguments of the protocol. `info`: its table, if it has one.
+
+    Engines that are instruments or tests (role) need no logits; those for tests need no model either.
+    """
+    subject = Subject(tuple(command), model_path, info, configuration)
+    checks: list[Check] = []
+    for launch in LAUNCHES:
+        with tempfile.TemporaryDirectory(prefix="enginebench-conform-") as scratch:
+            checks += launch(subject, Path(scratch)).checks()
+    return checks
