@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.errors import UnsupportedModel
 from enginebench_models.tensor import Tensor as Stored
 from tinygrad import Tensor, dtypes
 from tinygrad.device import Buffer
@@ -35,7 +34,7 @@ REORDERED = ("q_proj", "k_proj")
 
 
 def load_weights(checkpoint: Checkpoint, device: str, on_layer: Callable[[float], None]) -> Weights:
-    """All weights on `device`; `on_layer` gets the fraction done. Raises UnsupportedModel."""
+    """All weights on `device`; `on_layer` gets the fraction done."""
 
     def load(name: str) -> Tensor:
         return load_tensor(checkpoint.tensor(name), device)
@@ -57,24 +56,21 @@ def load_tensor(stored: Stored, device: str) -> Tensor:
 
 
 def host_tensor(stored: Stored) -> Tensor:
-    """The stored values in host memory, in the stored type.
+    """The stored values in host memory, in the stored type; block formats expanded to float32.
 
-    Read straight into tinygrad's buffer where the order allows it: the pages of a mapped file count as resident, and
-    would be a second copy of the model.
+    Read straight into tinygrad's buffer where type and order allow it: the pages of a mapped file count as resident,
+    and would be a second copy of the model.
     """
-    if stored.dtype not in STORED_DTYPES:
-        raise UnsupportedModel(
-            f"{stored.file} stores {stored.name} as {stored.dtype}; "
-            f"these kernels read {', '.join(STORED_DTYPES)}. Take an unquantised file of the model."
-        )
-    tensor = Tensor.empty(*stored.shape, dtype=STORED_DTYPES[stored.dtype], device="CPU")
+    as_stored = stored.dtype in STORED_DTYPES
+    tensor = Tensor.empty(*stored.shape, dtype=STORED_DTYPES.get(stored.dtype, dtypes.float32), device="CPU")
     buffer = tensor.uop.buffer
     assert isinstance(buffer, Buffer), "one device, one buffer"
     memory = buffer.ensure_allocated().as_memoryview(force_zero_copy=True)
-    if stored.name.endswith(REORDERED):
-        np.frombuffer(memory, stored.data.dtype)[:] = stored.data.reshape(-1)
-    else:
+    if as_stored and not stored.name.endswith(REORDERED):
         read_into(memory, stored)
+    else:
+        values = stored.data if as_stored else stored.float32()
+        np.frombuffer(memory, values.dtype)[:] = values.reshape(-1)
     return tensor
 
 
