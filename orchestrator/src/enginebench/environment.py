@@ -7,6 +7,7 @@ so that a second run needs neither uv nor a network.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -77,16 +78,22 @@ def _sync(info: EngineInfo, folder: Path, say: Callable[[str], None], root: Path
     say(f"installing the environment of {info.package}")
     # The caller's own virtual environment must not leak in; uv's settings and proxies may.
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
-    done = subprocess.run(
+    process = subprocess.Popen(
         ["uv", "sync", "--package", info.package, "--no-default-groups", "--no-progress"],
         cwd=root,
         env={**environment, "UV_PROJECT_ENVIRONMENT": str(folder)},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    if done.returncode != 0:
-        raise UnavailableError(f"environment cannot be installed: {_last_error(done.stderr)}")
+    for minutes in itertools.count(1):
+        try:
+            _, stderr = process.communicate(timeout=60)
+            break
+        except subprocess.TimeoutExpired:
+            say(f"still installing the environment of {info.package}, {minutes} min: some packages are built here")
+    if process.returncode != 0:
+        raise UnavailableError(f"environment cannot be installed: {_last_error(stderr)}")
 
 
 def _last_error(stderr: str) -> str:
