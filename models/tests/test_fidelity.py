@@ -71,6 +71,8 @@ def fidelity(**changes: float) -> Fidelity:
         (fidelity(mean_kld=1e-3, max_kld=1e-3, max_abs_logit=0.2, top1=0.9), "16-bit", None),
         (fidelity(mean_kld=1.1e-3), "16-bit", "mean KL divergence 0.0011 > 0.001"),
         (fidelity(mean_kld=1.1e-3), "bfloat16", "mean KL divergence"),
+        (fidelity(mean_kld=5e-3), "q4_k", None),
+        (fidelity(mean_kld=5.1e-3), "q4_k", "mean KL divergence 0.0051 > 0.005"),
     ],
 )
 def test_the_gate_holds_at_its_bound_and_says_what_failed(found: Fidelity, precision: str, reason: str | None) -> None:

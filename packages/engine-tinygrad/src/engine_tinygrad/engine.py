@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError
+from enginebench_models.errors import ModelError, UnsupportedModel
 from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
@@ -160,6 +160,8 @@ def explained() -> Iterator[None]:
         raise EngineFailure("unsupported", str(error), "use cpu, or cuda with an NVIDIA driver") from error
     except SettingsConflict as error:
         raise EngineFailure("unsupported", str(error), "load in a new process") from error
+    except UnsupportedModel as error:
+        raise EngineFailure("unsupported", str(error)) from error
     except ModelError as error:
         raise EngineFailure("bad-model", str(error)) from error
     except subprocess.CalledProcessError as error:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError
+from enginebench_models.errors import ModelError, UnsupportedModel
 from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
@@ -61,7 +61,7 @@ class TorchEngine(Engine):
         device = chosen_device(request.device)
         settings = SETTINGS[request.configuration]
         checkpoint = opened(request)
-        dtype = sixteen_bit(checkpoint) if settings.half else torch.float32
+        dtype = weight_dtype(checkpoint, settings, device)
         configure(request, settings)
         started_ns = time.perf_counter_ns()
         try:
@@ -117,7 +117,8 @@ def opened(request: Load) -> Checkpoint:
     try:
         checkpoint = open_checkpoint(Path(request.model_path))
     except ModelError as error:
-        raise EngineFailure("bad-model", str(error)) from None
+        code = "unsupported" if isinstance(error, UnsupportedModel) else "bad-model"
+        raise EngineFailure(code, str(error)) from None
     if request.n_ctx > checkpoint.config.max_context:
         raise EngineFailure(
             "bad-request", f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}"
@@ -125,10 +126,16 @@ def opened(request: Load) -> Checkpoint:
     return checkpoint
 
 
-def sixteen_bit(checkpoint: Checkpoint) -> torch.dtype:
-    """The file's own 16-bit type: nothing is rounded, nothing converted. float16 for files of other types."""
-    stored = checkpoint.tensor("embed_tokens").dtype
-    return torch.bfloat16 if stored == "bf16" else torch.float16
+def weight_dtype(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> torch.dtype:
+    """16 bits: the file's own type, so that nothing is rounded or converted; float16 for files of other types.
+
+    Compiled on a processor that multiplies bfloat16 it is the one: float16 products are emulated there, and slower.
+    """
+    if not settings.half:
+        return torch.float32
+    in_file = checkpoint.tensor("embed_tokens").dtype
+    multiplies_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if in_file == "bf16" or (settings.compiled and multiplies_bf16) else torch.float16
 
 
 def configure(request: Load, settings: Settings) -> None:

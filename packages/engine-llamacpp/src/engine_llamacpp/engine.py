@@ -1,0 +1,164 @@
+"""llama.cpp behind the engine interface. The only module that knows messages.
+
+Importing llama-cpp-python loads a library that was compiled on this machine, so it happens inside `load`, where a
+failure has an answer.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from enginebench_models.checkpoint import Checkpoint, open_checkpoint
+from enginebench_models.errors import ModelError, UnsupportedModel
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.messages import Load, Loaded
+
+if TYPE_CHECKING:
+    from .account import Held
+    from .model import Model, Sequence
+
+
+class LlamacppEngine(Engine):
+    """llama.cpp through its C interface."""
+
+    name = "llamacpp"
+    configurations: ClassVar[Mapping[str, str]] = {
+        "default": "weights as the file holds them, float16 cache, flash attention"
+    }
+
+    def __init__(self) -> None:
+        self._model: Model | None = None
+        self._sequence: Sequence | None = None
+        self._held: Held | None = None
+
+    def load(self, request: Load, progress: ProgressSink) -> Loaded:
+        self.unload()
+        stages: dict[str, int] = {}
+        file, checkpoint = opened(request)
+        with stage(stages, "import"):
+            check_library(request.device)
+        from . import account, library, model
+
+        with refusals(model.Refused):
+            with stage(stages, "read"):
+                on_gpu = request.device == "cuda"
+                self._model = model.Model(file, on_gpu, lambda fraction: progress("read", fraction))
+                self._held = account.of(self._model, request.threads)
+            with stage(stages, "compile"):
+                self._sequence = model.Sequence(self._model, request.n_ctx, request.threads, choose_in_graph=on_gpu)
+        held, sequence = self._held, self._sequence
+        return Loaded(
+            id=request.id,
+            weights_fingerprint=checkpoint.fingerprint,
+            precision=held.precision,
+            weight_dtype=held.weight_dtype,
+            activation_dtype=held.activation_dtype,
+            kv_dtype=held.kv_dtype,
+            device=held.device,
+            threads=sequence.threads,
+            n_ctx=sequence.n_ctx,
+            vocab_size=self._model.vocab_size,
+            weights_bytes=held.weights_bytes,
+            kv_cache_bytes=held.kv_bytes_per_position * sequence.n_ctx,
+            read_bytes_per_token=held.read_bytes_per_token,
+            stages=stages,
+            versions={"python": sys.version.split()[0], **library.versions()},
+        )
+
+    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+        sequence = self._ready()
+        sequence.prefill(prompt)
+        token = sequence.choose()
+        yield token
+        for _ in range(n_gen - 1):
+            sequence.decode(token)
+            token = sequence.choose()
+            yield token
+
+    def score(self, tokens: array[int], n_prefill: int) -> Logits:
+        sequence = self._ready()
+        logits = np.empty((len(tokens) - n_prefill + 1, sequence.model.vocab_size), np.float32)
+        sequence.show_logits(True)
+        sequence.prefill(tokens[:n_prefill])
+        logits[0] = sequence.logits()
+        for row, token in enumerate(tokens[n_prefill:], 1):
+            sequence.decode(token)
+            logits[row] = sequence.logits()
+        sequence.show_logits(False)
+        return logits.data
+
+    def memory(self) -> MemoryAccount:
+        sequence = self._ready()
+        assert self._held is not None
+        kv_cache_bytes = self._held.kv_bytes_per_position * sequence.n_ctx
+        return MemoryAccount(self._held.weights_bytes, kv_cache_bytes, workspace_bytes=sequence.workspace_bytes)
+
+    def unload(self) -> None:
+        if self._sequence is not None:
+            self._sequence.close()
+        if self._model is not None:
+            self._model.close()
+        self._sequence = self._model = self._held = None
+
+    def _ready(self) -> Sequence:
+        if self._sequence is None:
+            raise EngineFailure("bad-request", "no model is loaded", "send load first")
+        return self._sequence
+
+
+def opened(request: Load) -> tuple[Path, Checkpoint]:
+    """The GGUF file, checked before llama.cpp sees it: it would also run architectures that are no LLaMA."""
+    try:
+        checkpoint = open_checkpoint(Path(request.model_path))
+    except UnsupportedModel as error:
+        raise EngineFailure("unsupported", str(error)) from None
+    except ModelError as error:
+        raise EngineFailure("bad-model", str(error)) from None
+    if checkpoint.format != "gguf":
+        raise EngineFailure(
+            "unsupported", f"{checkpoint.path} holds {checkpoint.format}, llama.cpp reads GGUF", "use a .gguf file"
+        )
+    if request.n_ctx > checkpoint.config.max_context:
+        raise EngineFailure(
+            "bad-request",
+            f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}",
+            "ask for fewer prompt or generated tokens",
+        )
+    return checkpoint.files[0], checkpoint
+
+
+def check_library(device: str) -> None:
+    """Raises EngineFailure where llama.cpp was not built, does not load, or has no such device."""
+    try:
+        from .library import has_gpu, log
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineFailure("unsupported", f"llama.cpp cannot be loaded: {error}", "see README.md, Building") from None
+    log()
+    if device != "cpu" and not (device == "cuda" and has_gpu()):
+        raise EngineFailure(
+            "unsupported", f"this build of llama.cpp has no device {device!r}", "use cpu, or see README.md, Building"
+        )
+
+
+@contextmanager
+def refusals(refused: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except refused as error:
+        code = "out-of-memory" if "alloc" in str(error) or "out of memory" in str(error) else "bad-model"
+        raise EngineFailure(code, f"llama.cpp: {error}") from None
+
+
+@contextmanager
+def stage(stages: dict[str, int], name: str) -> Iterator[None]:
+    start = time.perf_counter_ns()
+    yield
+    stages[name] = time.perf_counter_ns() - start

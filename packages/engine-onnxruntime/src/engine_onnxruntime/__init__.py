@@ -1,0 +1,1 @@
+"""LLaMA-3 as our own ONNX graph on ONNX Runtime."""
