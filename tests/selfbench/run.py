@@ -60,9 +60,9 @@ def all_parts() -> dict[str, Part]:
 
 def loaded(path: Path) -> Any:
     """A module by its path: those of the engines all have the same name."""
-    spec = importlib.util.spec_from_file_location(f"selfbench of {path.parts[-3]}", path)
+    spec = importlib.util.spec_from_file_location(f"selfbench_of_{path.parts[-3]}", path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
