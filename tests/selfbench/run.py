@@ -98,9 +98,9 @@ def page(parts: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {row['what']} | {row['value']} | {row['target']} | {reached} |")
     lines += ["", "| part | when and at which commit | with |", "|---|---|---|"]
     for name, part in parts.items():
-        versions = ", ".join(f"{library} {version}" for library, version in part["versions"].items())
-        how = f"{part['cpu']}, {part['threads']} threads, {part['rounds']} rounds of {part['n_gen']} tokens"
-        lines.append(f"| {name} | {part['date'][:16]}, {(part['commit'] or '?')[:9]} | {how}; {versions} |")
+        how = [part["cpu"], f"{part['threads']} threads", f"{part['rounds']} rounds of {part['n_gen']} tokens"]
+        how += [f"{library} {version}" for library, version in part["versions"].items()]
+        lines.append(f"| {name} | {part['date'][:16]}, {(part['commit'] or '?')[:9]} | {', '.join(how)} |")
     return "\n".join(lines) + "\n"
 
 
