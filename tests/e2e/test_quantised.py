@@ -44,4 +44,7 @@ def test_every_engine_reads_quantised_files(run: Run, tmp_path: Path, block: GGM
     rows = {f"{c['engine']}:{c['configuration']}": c for c in result["cases"] if c["status"] != "unavailable"}
     assert {"torch:half", "tinygrad:default", "limit:default"} <= set(rows), errors
     del rows["limit:default"]  # it has no logits
-    assert {label: c["reason"] for label, c in rows.items() if not (c["fidelity"] or {}).get("passed")} == {}
+    failed = {label: c["reason"] for label, c in rows.items() if not (c["fidelity"] or {}).get("passed")}
+    refusal = "GenAI reads weights from files"
+    assert refusal in failed.pop("onnxruntime:genai", refusal)
+    assert failed == {}
