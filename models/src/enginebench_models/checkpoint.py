@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from enginebench_models.config import LlamaConfig
-from enginebench_models.errors import InvalidModel, ModelNotFound, NotAModel
+from enginebench_models.errors import ContextExceeded, InvalidModel, ModelNotFound, NotAModel
 from enginebench_models.gguf_header import MAGIC, GgufHeader, read_header
 from enginebench_models.gguf_layout import gguf_layout, gguf_vocabulary
 from enginebench_models.layout import Layout, Place, Vocabulary, half_split
@@ -104,6 +104,11 @@ class Checkpoint:
     def weight_bytes(self) -> int:
         """Bytes of all weights as stored."""
         return sum(place.n_bytes() for place in self._layout.places.values())
+
+    def check_context(self, n_ctx: int) -> None:
+        """Raises ContextExceeded if the model has fewer positions."""
+        if n_ctx > self.config.max_context:
+            raise ContextExceeded(n_ctx, self.config.max_context)
 
     def names(self) -> list[str]:
         """Names of the weights, in the order of the file."""

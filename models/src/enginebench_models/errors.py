@@ -6,6 +6,7 @@
     ├── TruncatedModel       the file ends before its own header says it should
     ├── InvalidModel         the header contradicts itself or the file
     ├── UnsupportedModel     a sound model of a kind that is not run here
+    ├── ContextExceeded      more positions asked for than the model has
     ├── ModelTypeMismatch    another architecture than the one asked for
     ├── TokenizerMissing     weights without a usable tokenizer
     └── NoRoom               not enough disk for a synthetic model
@@ -13,9 +14,13 @@
 Each message holds the value that was found and what to do about it.
 """
 
+from typing import ClassVar
+
 
 class ModelError(ValueError):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. `code` is what an engine answers with (protocol, FAILURE_CODES)."""
+
+    code: ClassVar[str] = "bad-model"
 
 
 class ModelNotFound(ModelError):
@@ -44,6 +49,19 @@ class InvalidModel(ModelError):
 
 class UnsupportedModel(ModelError):
     """A model of an architecture, scaling rule or storage type that is not run here."""
+
+    code = "unsupported"
+
+
+class ContextExceeded(ModelError):
+    """More positions than the model was made for."""
+
+    code = "bad-request"
+
+    def __init__(self, n_ctx: int, max_context: int) -> None:
+        super().__init__(
+            f"n_ctx {n_ctx} exceeds the model's context of {max_context}. Ask for fewer prompt or generated tokens."
+        )
 
 
 class ModelTypeMismatch(ModelError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError, UnsupportedModel
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_models.errors import ModelError
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -112,9 +111,7 @@ def check(request: Load) -> None:
 
 def opened(request: Load) -> Checkpoint:
     checkpoint = open_checkpoint(Path(request.model_path))
-    longest = checkpoint.config.max_context
-    if request.n_ctx > longest:
-        raise EngineFailure("bad-request", f"n_ctx {request.n_ctx} exceeds the model's context of {longest}")
+    checkpoint.check_context(request.n_ctx)
     return checkpoint
 
 
@@ -125,20 +122,12 @@ def load_llama(checkpoint: Checkpoint, request: Load, progress: ProgressSink) ->
 
 
 @contextmanager
-def stage(stages: dict[str, int], name: str) -> Iterator[None]:
-    started_ns = time.perf_counter_ns()
-    yield
-    stages[name] = time.perf_counter_ns() - started_ns
-
-
-@contextmanager
 def failures_named() -> Iterator[None]:
     """What can go wrong in a load, as the failures that the protocol knows."""
     try:
         yield
     except ModelError as error:
-        code = "unsupported" if isinstance(error, UnsupportedModel) else "bad-model"
-        raise EngineFailure(code, str(error)) from None
+        raise EngineFailure(error.code, str(error)) from None
     except TooLate as error:
         raise EngineFailure("unsupported", str(error), "load in a new process") from None
     except torch.OutOfMemoryError as error:

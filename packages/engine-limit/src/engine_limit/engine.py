@@ -76,7 +76,7 @@ def _opened(path: str) -> Checkpoint:
     try:
         return open_checkpoint(Path(path))
     except ModelError as error:
-        raise EngineFailure("bad-model", str(error)) from None
+        raise EngineFailure(error.code, str(error)) from None
 
 
 def _new_reader(request: Load, n_bytes: int) -> Reader:

@@ -7,7 +7,6 @@ failure has an answer.
 from __future__ import annotations
 
 import sys
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError, UnsupportedModel
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_models.errors import ModelError
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -118,19 +117,12 @@ def opened(request: Load) -> tuple[Path, Checkpoint]:
     """The GGUF file, checked before llama.cpp sees it: it would also run architectures that are no LLaMA."""
     try:
         checkpoint = open_checkpoint(Path(request.model_path))
-    except UnsupportedModel as error:
-        raise EngineFailure("unsupported", str(error)) from None
+        checkpoint.check_context(request.n_ctx)
     except ModelError as error:
-        raise EngineFailure("bad-model", str(error)) from None
+        raise EngineFailure(error.code, str(error)) from None
     if checkpoint.format != "gguf":
         raise EngineFailure(
             "unsupported", f"{checkpoint.path} holds {checkpoint.format}, llama.cpp reads GGUF", "use a .gguf file"
-        )
-    if request.n_ctx > checkpoint.config.max_context:
-        raise EngineFailure(
-            "bad-request",
-            f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}",
-            "ask for fewer prompt or generated tokens",
         )
     return checkpoint.files[0], checkpoint
 
@@ -155,10 +147,3 @@ def refusals(refused: type[Exception]) -> Iterator[None]:
     except refused as error:
         code = "out-of-memory" if "alloc" in str(error) or "out of memory" in str(error) else "bad-model"
         raise EngineFailure(code, f"llama.cpp: {error}") from None
-
-
-@contextmanager
-def stage(stages: dict[str, int], name: str) -> Iterator[None]:
-    start = time.perf_counter_ns()
-    yield
-    stages[name] = time.perf_counter_ns() - start

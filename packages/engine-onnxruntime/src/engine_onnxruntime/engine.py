@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError, UnsupportedModel
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_models.errors import ModelError
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -103,21 +102,10 @@ class OnnxruntimeEngine(Engine):
 def opened(request: Load) -> Checkpoint:
     try:
         checkpoint = open_checkpoint(Path(request.model_path))
+        checkpoint.check_context(request.n_ctx)
     except ModelError as error:
-        code = "unsupported" if isinstance(error, UnsupportedModel) else "bad-model"
-        raise EngineFailure(code, str(error)) from None
-    if request.n_ctx > checkpoint.config.max_context:
-        raise EngineFailure(
-            "bad-request", f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}"
-        )
+        raise EngineFailure(error.code, str(error)) from None
     return checkpoint
-
-
-@contextmanager
-def stage(stages: dict[str, int], name: str) -> Iterator[None]:
-    start = time.perf_counter_ns()
-    yield
-    stages[name] = time.perf_counter_ns() - start
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError, UnsupportedModel
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_models.checkpoint import open_checkpoint
+from enginebench_models.errors import ModelError
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -60,7 +59,7 @@ class TinygradEngine(Engine):
         with explained():
             backend = choose_backend(request.device)
             checkpoint = open_checkpoint(Path(request.model_path))
-            check_context(request, checkpoint)
+            checkpoint.check_context(request.n_ctx)
             with stage(stages, "import"):
                 prepare(backend, request.threads, Path(request.cache))
                 from engine_tinygrad import account, graphs
@@ -135,22 +134,6 @@ class TinygradEngine(Engine):
         return graphs
 
 
-def check_context(request: Load, checkpoint: Checkpoint) -> None:
-    if request.n_ctx > checkpoint.config.max_context:
-        raise EngineFailure(
-            "bad-request",
-            f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}",
-            "ask for fewer prompt or generated tokens",
-        )
-
-
-@contextmanager
-def stage(stages: dict[str, int], name: str) -> Iterator[None]:
-    start = time.perf_counter_ns()
-    yield
-    stages[name] = time.perf_counter_ns() - start
-
-
 @contextmanager
 def explained() -> Iterator[None]:
     """What can go wrong while loading, as the failures that the protocol knows."""
@@ -160,10 +143,8 @@ def explained() -> Iterator[None]:
         raise EngineFailure("unsupported", str(error), "use cpu, or cuda with an NVIDIA driver") from error
     except SettingsConflict as error:
         raise EngineFailure("unsupported", str(error), "load in a new process") from error
-    except UnsupportedModel as error:
-        raise EngineFailure("unsupported", str(error)) from error
     except ModelError as error:
-        raise EngineFailure("bad-model", str(error)) from error
+        raise EngineFailure(error.code, str(error)) from error
     except subprocess.CalledProcessError as error:
         raise EngineFailure("compile", f"clang ended with {error.returncode}", "see stderr") from error
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError, UnsupportedModel
+from enginebench_models.errors import ModelError
 from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
@@ -116,13 +116,9 @@ def chosen_device(name: str) -> torch.device:
 def opened(request: Load) -> Checkpoint:
     try:
         checkpoint = open_checkpoint(Path(request.model_path))
+        checkpoint.check_context(request.n_ctx)
     except ModelError as error:
-        code = "unsupported" if isinstance(error, UnsupportedModel) else "bad-model"
-        raise EngineFailure(code, str(error)) from None
-    if request.n_ctx > checkpoint.config.max_context:
-        raise EngineFailure(
-            "bad-request", f"n_ctx {request.n_ctx} exceeds the model's context of {checkpoint.config.max_context}"
-        )
+        raise EngineFailure(error.code, str(error)) from None
     return checkpoint
 
 
