@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from enginebench_models.fidelity import Fidelity, compare, gate, probe_ids
+from enginebench_models.fidelity import Fidelity, compare, compare_top, gate, probe_ids
 
 EVEN = np.zeros((1, 2), np.float32)
 
@@ -88,3 +88,47 @@ def test_probe_ids_are_fixed_and_inside_the_vocabulary() -> None:
     assert ids != probe_ids(4096, 128, seed=1)
     assert min(ids) >= 0 and max(ids) < 4096
     assert len(set(ids)) > 120
+
+
+FOUR = np.log(np.array([[0.4, 0.3, 0.2, 0.1]], np.float32))
+
+
+def top(*told: float) -> np.ndarray:
+    """Log-probabilities of the first ids; the others are not told."""
+    return np.array([[*np.log(told), *[math.nan] * (4 - len(told))]], np.float32)
+
+
+def test_the_likeliest_ids_and_the_rest_make_a_distribution_of_their_own() -> None:
+    found = compare_top(FOUR, top(0.5, 0.3), 2)
+    expected = 0.4 * math.log(0.4 / 0.5) + 0.3 * math.log(0.3 / 0.3) + 0.3 * math.log(0.3 / 0.2)
+    assert found.mean_kld == pytest.approx(expected, rel=1e-5)
+    assert found.max_abs_logit == pytest.approx(math.log(0.5 / 0.4), rel=1e-5)
+    assert (found.top1, found.overlap, found.top_logprobs) == (1.0, 1.0, 2)
+
+
+def test_what_the_likeliest_ids_show_is_never_more_than_the_whole_divergence() -> None:
+    random = np.random.default_rng(0)
+    reference = random.normal(0, 2, (50, 100)).astype(np.float32)
+    candidate = reference + random.normal(0, 0.5, reference.shape).astype(np.float32)
+    told = np.full_like(candidate, math.nan)
+    for row, logits in zip(told, candidate, strict=True):
+        likeliest = np.argsort(-logits)[:20]
+        row[likeliest] = (logits - np.log(np.exp(logits).sum()))[likeliest]
+    whole, part = compare(reference, candidate), compare_top(reference, told, 20)
+    assert 0 < part.mean_kld <= whole.mean_kld
+    assert part.max_kld <= whole.max_kld
+
+
+def test_other_ids_among_the_likeliest_fail_the_gate() -> None:
+    reference = np.zeros((1, 100), np.float32)
+    reference[0, :40] = 0.01
+    told = np.full((1, 100), math.nan, np.float32)
+    told[0, 40:60] = math.log(0.01)
+    verdict = gate(compare_top(reference, told, 20), "16-bit")
+    assert verdict.reasons == ("0.0% of the likeliest ids are the reference's, 95% are asked for",)
+
+
+@pytest.mark.parametrize("told", [(0.4,), (0.4, 0.3, 0.2), (0.4, math.inf), (0.9, 0.8)])
+def test_log_probabilities_that_cannot_be_fail(told: tuple[float, ...]) -> None:
+    verdict = gate(compare_top(FOUR, top(*told), 2), "16-bit")
+    assert verdict.reasons[0] == "the logits hold NaN or infinity"

@@ -36,7 +36,9 @@ class Records:
     def case(self, engine: str = "torch", configuration: str = "half") -> Case:
         return Case(engine=engine, configuration=configuration, model="m", workload=self.workload)
 
-    def request(self, iteration: int, ms: Sequence[float], doubts: Sequence[str] = (), warmup: bool = False) -> Request:
+    def request(
+        self, iteration: int, ms: Sequence[float], doubts: Sequence[str] = (), warmup: bool = False, **changes: Any
+    ) -> Request:
         """`ms`: when each token was there, counted from the start of the request."""
         prompt = pack_ids(prompt_ids(self.seed, iteration, self.workload.n_prompt, VOCAB))
         return Request(
@@ -49,6 +51,7 @@ class Records:
             t_token_ns=[int(t * MS) for t in ms],
             clock_disagreement_ns=10_000,
             doubts=list(doubts),
+            **changes,
         )
 
     def loaded(self, **changes: Any) -> LoadedFacts:
@@ -103,7 +106,7 @@ class Records:
         given = {"kind": "check", "memory": memory, "fidelity": self.fidelity(), **changes}
         return self.timed([self.request(0, (9, 10, 11), warmup=True)], case, **given)
 
-    def fidelity(self, passed: bool = True, precision: str = "16-bit") -> FidelityReading:
+    def fidelity(self, passed: bool = True, precision: str = "16-bit", **changes: Any) -> FidelityReading:
         return FidelityReading(
             passed=passed,
             reasons=[] if passed else ["mean KL divergence 0.5 > 0.001 nat"],
@@ -113,6 +116,7 @@ class Records:
             max_kld=2e-5 if passed else 0.9,
             top1=1.0,
             max_abs_logit=3e-4,
+            **changes,
         )
 
     def failure(self, **changes: Any) -> Failure:

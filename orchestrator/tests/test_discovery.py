@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
-from enginebench.discovery import EngineInfo, discover, select, unavailable_reason
+from enginebench.discovery import EngineInfo, Option, discover, select, unavailable_reason
 from enginebench.errors import UsageError
 
 TABLE = """
@@ -64,9 +65,7 @@ def test_naming_an_engine_twice_runs_it_once(engines: dict[str, EngineInfo]) -> 
 
 
 @pytest.mark.parametrize(("name", "near"), [("alhpa", "'alpha'"), ("alpha:plan", "'plain'")])
-def test_an_unknown_name_is_answered_with_the_near_match(
-    engines: dict[str, EngineInfo], name: str, near: str
-) -> None:
+def test_an_unknown_name_is_answered_with_the_near_match(engines: dict[str, EngineInfo], name: str, near: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean {near}"):
         select([name], engines)
 
@@ -82,3 +81,16 @@ def test_reasons_for_unavailability(engines: dict[str, EngineInfo]) -> None:
     assert unavailable_reason(engines["beta"], None, "cpu") == "needs an NVIDIA GPU"
     assert unavailable_reason(engines["beta"], None, "cuda") is None
     assert unavailable_reason(engines["mock"], None, "cpu") == "program `no-such-program-here` not found on PATH"
+
+
+def test_a_missing_program_is_named_with_its_source_and_an_option_can_stand_for_it(
+    engines: dict[str, EngineInfo],
+) -> None:
+    info = msgspec.structs.replace(
+        engines["mock"],
+        program_sources={"no-such-program-here": "example.org"},
+        options={"host": Option(description="one that runs", replaces=["no-such-program-here"])},
+    )
+    missing = "program `no-such-program-here` not found on PATH; get it from example.org"
+    assert unavailable_reason(info, None, "cpu") == missing
+    assert unavailable_reason(info, None, "cpu", {"host": "localhost:1"}) is None

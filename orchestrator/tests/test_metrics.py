@@ -317,3 +317,31 @@ def test_a_peak_without_a_sample_is_missing(records: Any) -> None:
     assert metrics["peak_memory_bytes"].value is None
     assert metrics["memory_overhead_bytes"].value is None
     assert metrics["tokens_per_second_per_gb"].value is None
+
+
+def served(records: Any, decode_ns: int, **more: int) -> Any:
+    """Gaps of 2 and 4 ms at the client, and what the server says of them."""
+    told = {"n_prompt": 3, "n_gen": 3, "decode_ns": decode_ns, "n_requests": 1} | more
+    return records.request(0, (10, 12, 16), reported=told)
+
+
+def test_serving_overhead_is_the_clients_time_over_the_servers(records: Any) -> None:
+    launches = [records.check(), records.timed([served(records, 5 * MS)])]
+    assert case_metrics(launches)["serving_overhead"].value == pytest.approx(6 / 5)
+
+
+def test_a_server_that_was_asked_twice_tells_no_serving_overhead(records: Any) -> None:
+    launches = [records.check(), records.timed([served(records, 5 * MS, n_requests=2)])]
+    assert case_metrics(launches)["serving_overhead"].value is None
+
+
+def test_an_engine_without_a_server_has_no_serving_overhead(records: Any) -> None:
+    assert "serving_overhead" not in case_metrics(one_launch(records))
+
+
+def test_the_memory_of_a_shared_server_is_not_the_engines(records: Any) -> None:
+    check = records.check()
+    shared = msgspec.structs.replace(check, loaded=msgspec.structs.replace(check.loaded, shared_server=True))
+    found = case_metrics([shared])
+    assert found["peak_memory_bytes"].value is None
+    assert found["memory_overhead_bytes"].reasons == ["the server ran before: its memory is not the engine's"]

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from enginebench.result import CaseFacts, assemble
 from enginebench.table import COLUMNS, ResultTable, markdown, rich_table, rounded, to_csv, to_json
@@ -269,3 +270,20 @@ def test_a_result_of_two_workloads_gives_two_tables(records: Any) -> None:
 
 def test_the_renderable_is_what_the_command_line_prints(records: Any) -> None:
     assert isinstance(rich_table(full(records)), ResultTable)
+
+
+def test_serving_overhead_and_a_shared_server_are_notes(records: Any) -> None:
+    told = {"decode_ns": 5_000_000, "n_requests": 1}
+    case = records.case("ollama", "default")
+    check = records.check(case)
+    check = msgspec.structs.replace(check, loaded=msgspec.structs.replace(check.loaded, shared_server=True))
+    timed = records.timed([records.request(0, (10, 12, 16), reported=told)], case, loaded=check.loaded)
+    text = "\n".join(terminal(table_of(records, {"ollama:default": [check, timed]}), 200))
+    assert "serving overhead +20.0%" in text
+    assert "a server that ran before" in text
+
+
+def test_a_check_of_the_likeliest_ids_alone_is_named(records: Any) -> None:
+    reading = records.fidelity(top_logprobs=20, overlap=0.99)
+    result = table_of(records, {"ollama:default": launches_of(records, "ollama:default", 2, fidelity=reading)})
+    assert "(top 20) ≥" in markdown_rows(result)["ollama:default"]["fidelity"]

@@ -189,6 +189,13 @@ def test_unloading_nothing_is_done(parent: Parent) -> None:
     assert parent.answer(Unload(id=2)) == Done(id=2)
 
 
+def test_an_option_reaches_the_engine_and_an_unknown_one_is_unsupported(parent: Parent) -> None:
+    answer = parent.load(options={"colour": "red"})
+    assert (answer.code, answer.message, answer.hint) == ("unsupported", "unknown option 'colour'", "toy has offset")
+    parent.load(options={"offset": "3"})
+    assert parent.session.engine.offset == 3
+
+
 def test_an_unknown_configuration_is_unsupported_and_names_the_known_ones(parent: Parent) -> None:
     failed = parent.load(configuration="plane")
     assert failed.code == "unsupported"

@@ -55,6 +55,11 @@ def test_generate_continues_the_ids_it_is_given(toy: Any, model: Path) -> None:
     assert done.stdout.strip() == ",".join(map(str, continuation([3, 1], 4)))
 
 
+def test_an_option_of_the_engine_is_a_flag_of_its_command(toy: Any, model: Path) -> None:
+    done = toy("generate", "--model", model, "--ids", "3,1", "--n-gen", 1, "--toy-offset", 2)
+    assert done.stdout.strip() == str((continuation([3, 1], 1)[0] + 2) % 16)
+
+
 def test_generate_answers_text_with_text(toy: Any, model: Path) -> None:
     ids = continuation([ord(c) % 16 for c in "hi"], 3)
     done = toy("generate", "--model", model, "--prompt", "hi", "--n-gen", 3)

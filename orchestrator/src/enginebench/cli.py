@@ -78,6 +78,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, run nothing")] = False,
     python: Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")] = None,
     silence: Annotated[float, typer.Option(min=1, help="seconds an engine may be silent before it is killed")] = 1800.0,
+    ollama_host: Annotated[str | None, typer.Option(help="HOST:PORT of an Ollama server that runs already")] = None,
 ) -> None:
     """Benchmark engines side by side: check each against the reference, then time it."""
     request = RunRequest(
@@ -91,6 +92,7 @@ def run(
         seed=seed,
         results=results,
         silence_seconds=silence,
+        options={} if ollama_host is None else {"ollama": {"host": ollama_host}},
         overrides=dict(_override(text) for text in python or []),
     )
     chosen = choose(request)

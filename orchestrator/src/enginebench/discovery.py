@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,14 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Programs on PATH without which this configuration cannot run."""
 
 
+class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A setting that only this engine has (protocol, Engine.options)."""
+
+    description: str
+    replaces: list[str] = []
+    """Programs that are not needed where it is given."""
+
+
 class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The engine table of one pyproject.toml."""
 
@@ -43,6 +51,9 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     configurations: dict[str, Configuration]
     minimum_driver: str | None = None
     programs: list[str] = []
+    program_sources: dict[str, str] = {}
+    """Where a program is to be had, for the message that it is missing."""
+    options: dict[str, Option] = {}
     aliases: list[str] = []
     quantisations: list[str] = []
     package: str = ""
@@ -107,8 +118,13 @@ def _choose_all(info: EngineInfo, chosen: dict[tuple[str, str], tuple[EngineInfo
         chosen[info.name, pair[1]] = pair
 
 
-def unavailable_reason(info: EngineInfo, configuration: str | None, device: str) -> str | None:
-    """Why this engine (or configuration) cannot run on this machine; None if nothing speaks against it."""
+def unavailable_reason(
+    info: EngineInfo, configuration: str | None, device: str, options: Collection[str] = ()
+) -> str | None:
+    """Why this engine (or configuration) cannot run on this machine; None if nothing speaks against it.
+
+    `options`: those of its own that the user gave.
+    """
     if info.gpu == "required" and device != "cuda":
         return "needs an NVIDIA GPU"
     if info.gpu == "none" and device == "cuda":
@@ -116,7 +132,9 @@ def unavailable_reason(info: EngineInfo, configuration: str | None, device: str)
     programs = list(info.programs)
     if configuration is not None:
         programs += info.configurations[configuration].programs
-    missing = [program for program in programs if shutil.which(program) is None]
+    replaced = {program for name in options for program in info.options[name].replaces}
+    missing = [program for program in programs if program not in replaced and shutil.which(program) is None]
     if missing:
-        return f"program `{missing[0]}` not found on PATH"
+        source = info.program_sources.get(missing[0])
+        return f"program `{missing[0]}` not found on PATH" + (f"; get it from {source}" if source else "")
     return None

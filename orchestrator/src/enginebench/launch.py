@@ -10,7 +10,7 @@ import datetime as dt
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class LaunchOrder:
     iterations: int
     silence_seconds: float
     """The longest an engine may stay silent before it counts as hung."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Settings that only this engine has."""
     probe: list[int] | None = None
     """Fidelity probe; None for engines without a model (instruments)."""
 
@@ -81,8 +83,8 @@ class _Draft:
     requests: list[Request] = field(default_factory=list)
 
 
-Judge = Callable[[Path, str, int, str], FidelityReading]
-"""judge(logits.npy, sha256, n_rows, precision)"""
+Judge = Callable[[Path, str, int, LoadedFacts], FidelityReading]
+"""judge(logits.npy, sha256, n_rows, what was loaded)"""
 
 
 def run_launch(
@@ -133,7 +135,7 @@ def _attempt(
     if judge is not None and "logits" in draft.facts:
         say("comparing logits with the float32 reference")
         path, sha256, n_rows = draft.facts.pop("logits")
-        draft.facts["fidelity"] = judge(Path(path), sha256, n_rows, draft.facts["loaded"].precision)
+        draft.facts["fidelity"] = judge(Path(path), sha256, n_rows, draft.facts["loaded"])
     draft.facts.pop("logits", None)
     return None
 
@@ -156,9 +158,7 @@ def _converse(order: LaunchOrder, child: ChildProcess, nonce: str, scratch: Path
     client.shutdown(order.silence_seconds)
 
 
-def _check(
-    order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft
-) -> None:
+def _check(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft) -> None:
     with MemorySampler(child.pid) as sampler:
         _load(order, client, scratch, say, draft)
         loaded_pss = sampler.mark()
@@ -187,9 +187,7 @@ def _check(
         draft.facts["logits"] = (scored.path, scored.sha256, scored.n_rows)
 
 
-def _timed(
-    order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft
-) -> None:
+def _timed(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft) -> None:
     _load(order, client, scratch, say, draft)
     wall_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns()
     for iteration in range(order.warmup + order.iterations):
@@ -219,6 +217,7 @@ def _load(order: LaunchOrder, client: Client, scratch: Path, say: Say, draft: _D
         threads=order.threads,
         cache=str(order.cache),
         scratch=str(scratch),
+        options=dict(order.options),
     )
     draft.facts["load_ns"] = time.perf_counter_ns() - sent_ns
     draft.facts["loaded"] = loaded_facts(loaded)
@@ -267,7 +266,8 @@ def _recorded(
         t_start_ns=generated.t_start_ns,
         t_token_ns=[t - generated.t_start_ns for t in times],
         clock_disagreement_ns=disagreement,
-        doubts=_clock_doubts(disagreement, times[-1] - generated.t_start_ns),
+        reported=generated.reported,
+        doubts=[*_clock_doubts(disagreement, times[-1] - generated.t_start_ns), *server_doubts(generated)],
     )
 
 
@@ -276,6 +276,18 @@ def _clock_doubts(disagreement_ns: int, duration_ns: int) -> list[str]:
     if disagreement_ns < 0 or disagreement_ns > max(1_000_000, duration_ns // 100):
         return [f"engine's and parent's clocks disagree by {disagreement_ns / 1e6:.3f} ms"]
     return []
+
+
+def server_doubts(generated: Generated) -> list[str]:
+    """A server that broke an answer off, or that counts other tokens than were sent and received."""
+    told, doubts = generated.reported, []
+    if (asked := told.get("n_requests", 1)) > 1:
+        doubts.append(f"answer broken off by the engine's server: asked {asked} times")
+    counted = {"prompt": told.get("n_prompt"), "generated": told.get("n_gen")}
+    came = {"prompt": generated.n_prompt, "generated": len(unpack_ids(generated.tokens))}
+    if asked == 1 and any(count not in (None, came[what]) for what, count in counted.items()):
+        doubts.append(f"other counts by the engine's server: {counted}, sent and received {came}")
+    return doubts
 
 
 def _failure(error: Exception, stage: str, exit_code: int | None, stderr_tail: list[str]) -> Failure:

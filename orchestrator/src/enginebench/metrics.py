@@ -23,6 +23,7 @@ GATE_MISSING = "no fidelity reading"
 ABOVE_LIMIT = "above-limit"
 NO_GAP = "one generated token has no gap to a next one"
 FIRST_IN_DOUBT = "the first request is in doubt"
+SHARED_SERVER = "the server ran before: its memory is not the engine's"
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +166,22 @@ def warmup_improvement(launch: Launch) -> float | None:
     return timing(launch.requests[0]).e2e_ns / steady
 
 
+def serving_overhead(launch: Launch) -> float | None:
+    """Time per token at the client ÷ by the clock of the engine's own server; the median over the requests."""
+    ratios = [
+        tpot / server
+        for request in valid_requests(launch)
+        if (tpot := timing(request).tpot_ns) and (server := _server_tpot(request))
+    ]
+    return float(statistics.median(ratios)) if ratios else None
+
+
+def _server_tpot(request: Request) -> float | None:
+    """None where the server had to be asked more than once: what lies between is in no account of its own."""
+    told, gaps = request.reported, len(request.t_token_ns) - 1
+    return told["decode_ns"] / gaps if "decode_ns" in told and told.get("n_requests") == 1 and gaps else None
+
+
 def _shortest_gap(t: RequestTiming) -> float | None:
     return min(t.itl_ns, default=None)
 
@@ -200,6 +217,8 @@ def _speeds(evidence: Evidence) -> dict[str, Metric]:
     for name, duration in RATES.items():
         metrics[name] = _inverted(_average(evidence, median_of(duration), "ns/tok"))
     metrics["warmup_improvement"] = _average(evidence, warmup_improvement, "ratio", FIRST_IN_DOUBT)
+    if any(request.reported for launch in evidence.good for request in launch.requests):
+        metrics["serving_overhead"] = _average(evidence, serving_overhead, "ratio")
     metrics["cv"] = _variation(evidence)
     metrics["total_time_ns"] = _total_time(evidence)
     return metrics
@@ -310,15 +329,17 @@ def _memory(evidence: Evidence) -> dict[str, Metric]:
     if reading is None:
         why = "no check launch" if not evidence.checks else "the check launch failed before memory was read"
         return {name: _missing("bytes", why) for name in _MEMORY_NAMES}
-    sampled = reading.n_samples > 0
+    shared = evidence.loaded is not None and evidence.loaded.shared_server
+    lack = SHARED_SERVER if shared else "no sample was taken"
+    sampled = None if shared or reading.n_samples == 0 else reading.peak_pss_bytes
     device = reading.engine_device_peak_bytes
-    peak = device if device is not None else (reading.peak_pss_bytes if sampled else None)
+    peak = sampled if device is None else device
     return {
-        "peak_memory_bytes": _bytes(reading.peak_pss_bytes if sampled else None, "no sample was taken"),
+        "peak_memory_bytes": _bytes(sampled, lack),
         "device_peak_memory_bytes": _bytes(device, "the engine reports no device memory"),
         "model_memory_bytes": _bytes(reading.engine_weights_bytes),
         "kv_cache_bytes": _bytes(reading.engine_kv_cache_bytes),
-        "memory_overhead_bytes": _overhead(peak, reading.engine_weights_bytes + reading.engine_kv_cache_bytes),
+        "memory_overhead_bytes": _overhead(peak, lack, reading.engine_weights_bytes + reading.engine_kv_cache_bytes),
     }
 
 
@@ -331,9 +352,9 @@ _MEMORY_NAMES = (
 )
 
 
-def _overhead(peak: int | None, accounted: int) -> Metric:
+def _overhead(peak: int | None, lack: str, accounted: int) -> Metric:
     if peak is None:
-        return _missing("bytes", "no sample was taken")
+        return _missing("bytes", lack)
     reasons = (
         []
         if peak >= accounted

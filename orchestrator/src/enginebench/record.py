@@ -77,6 +77,8 @@ class Request(Record, frozen=True):
     t_token_ns: list[int]
     clock_disagreement_ns: int
     """Parent's duration minus the engine's, for the whole request."""
+    reported: dict[str, int] = {}
+    """The same request by the clock of the engine's own server, if it has one."""
     doubts: list[str] = []
     """Recorded causes that make this sample invalid; empty means valid."""
 
@@ -98,6 +100,8 @@ class LoadedFacts(Record, frozen=True):
     read_bytes_per_token: int
     stages_ns: dict[str, int]
     versions: dict[str, str]
+    top_logprobs: int = 0
+    shared_server: bool = False
 
 
 class MemoryReading(Record, frozen=True):
@@ -127,6 +131,9 @@ class FidelityReading(Record, frozen=True):
     max_kld: float | None
     top1: float | None
     max_abs_logit: float | None
+    top_logprobs: int = 0
+    """The engine told only so many log-probabilities per position: the weaker check."""
+    overlap: float | None = None
 
 
 class Failure(Record, frozen=True):

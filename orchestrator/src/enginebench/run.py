@@ -30,7 +30,7 @@ from .launch import Judge, LaunchOrder, run_launch
 from .plan import Plan, Preset, check_fits
 from .process import Watchdog, become_subreaper
 from .progress import ProgressBar
-from .record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch
+from .record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch, LoadedFacts
 from .result import CaseFacts, assemble, write_result
 from .schedule import Cost, Fit, cost_of, fit
 
@@ -49,6 +49,8 @@ class RunRequest:
     seed: int
     results: Path
     silence_seconds: float
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Engine → settings that only it has."""
     overrides: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -164,7 +166,9 @@ class Run:
                 self.unavailable[case.id] = reason
 
     def _cannot_run(self, info: EngineInfo, configuration: str) -> str | None:
-        reason = discovery.unavailable_reason(info, configuration, self.request.device)
+        reason = discovery.unavailable_reason(
+            info, configuration, self.request.device, self.request.options.get(info.name, {})
+        )
         checkpoint = self.model.checkpoint
         if reason is None and info.role != "test" and checkpoint.format not in info.formats:
             reason = f"reads {' and '.join(info.formats)} files, this model is {checkpoint.format}"
@@ -210,9 +214,7 @@ class Run:
                 self._launch(case, "timed", number, order, watchdog, journal)
                 done += 1
 
-    def _launch(
-        self, case: Case, kind: str, block: int, number: int, watchdog: Watchdog, journal: Journal
-    ) -> Launch:
+    def _launch(self, case: Case, kind: str, block: int, number: int, watchdog: Watchdog, journal: Journal) -> Launch:
         info = self.infos[case.id]
         judged = kind == "check" and info.role == "engine"
         order = LaunchOrder(
@@ -229,6 +231,7 @@ class Run:
             warmup=self.fit.warmup,
             iterations=self.fit.iterations,
             silence_seconds=self.request.silence_seconds,
+            options=self.request.options.get(info.name, {}),
             probe=self.probe if judged else None,
         )
         judge = self._judge if judged else None
@@ -241,9 +244,16 @@ class Run:
 
     @property
     def _judge(self) -> Judge:
-        def judge(logits: Path, sha256: str, n_rows: int, precision: str) -> FidelityReading:
+        def judge(logits: Path, sha256: str, n_rows: int, loaded: LoadedFacts) -> FidelityReading:
             return fidelity_gate.judge(
-                self.model.checkpoint, self.probe, PROBE_PREFILL, logits, sha256, n_rows, precision
+                self.model.checkpoint,
+                self.probe,
+                PROBE_PREFILL,
+                logits,
+                sha256,
+                n_rows,
+                loaded.precision,
+                top_logprobs=loaded.top_logprobs,
             )
 
         return judge
@@ -264,6 +274,7 @@ class Run:
             "seed": self.plan.seed,
             "device": self.request.device,
             "threads": self.request.threads,
+            "options": {engine: dict(options) for engine, options in self.request.options.items()},
             "launches": self.fit.launches,
             "iterations": self.fit.iterations,
             "warmup": self.fit.warmup,

@@ -112,6 +112,8 @@ def _fidelity(case: dict[str, Any]) -> str:
     name, value = ("KLD", reading["mean_kld"])
     if reading["precision"] == "float32":
         name, value = ("|Δ|", reading["max_abs_logit"])
+    if reading.get("top_logprobs"):  # a lower bound, from the likeliest ids alone
+        name = f"{name} (top {reading['top_logprobs']}) ≥"
     verdict = "pass" if reading["passed"] else "FAIL"
     return f"{name} {'NaN' if value is None else f'{value:.0e}'} {verdict}"
 
@@ -175,6 +177,11 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         return
     if case["reason"]:
         yield case["reason"]
+    if case["loaded"].get("shared_server"):
+        yield "a server that ran before: others may use it too; its memory is not shown"
+    overhead = case["metrics"].get("serving_overhead", {}).get("value")
+    if overhead is not None:
+        yield f"serving overhead {overhead - 1:+.1%}: time per token at the client against the server's own clock"
     decode, mbu = case["metrics"]["decode_tps"], case["metrics"]["mbu"]
     if decode["reasons"]:
         yield f"decode: {'; '.join(decode['reasons'])}"

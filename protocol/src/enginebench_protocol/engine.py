@@ -46,6 +46,8 @@ class Engine(ABC):
     name: ClassVar[str]
     configurations: ClassVar[Mapping[str, str]]
     """Configuration name → what it does, in one line."""
+    options: ClassVar[Mapping[str, str]] = {}
+    """Settings that no other engine has: name → what it is, in one line. They come in Load.options."""
 
     @abstractmethod
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
@@ -63,8 +65,12 @@ class Engine(ABC):
         """Teacher-forced logits through the code path of `generate`: prefill, then cached decode of the rest.
 
         Returns float32 [len(tokens) - n_prefill + 1, vocab]: row 0 follows tokens[:n_prefill], row i follows
-        tokens[n_prefill + i - 1].
+        tokens[n_prefill + i - 1]. An engine that cannot see all logits says so in Loaded.top_logprobs.
         """
+
+    def reported(self) -> Mapping[str, int]:
+        """For engines with a server inside: what that says of the last request (Generated.reported)."""
+        return {}
 
     @abstractmethod
     def memory(self) -> MemoryAccount:

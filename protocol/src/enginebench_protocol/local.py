@@ -9,8 +9,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .engine import Engine
@@ -35,6 +35,8 @@ class BenchPlan:
     warmup: int
     iterations: int
     seed: int
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Load.options"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def load(engine: Engine, plan: BenchPlan, scratch: Path, progress: Callable[[str
             threads=plan.threads,
             cache=str(cache),
             scratch=str(scratch),
+            options=dict(plan.options),
         ),
         progress,
     )

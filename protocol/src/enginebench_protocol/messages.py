@@ -52,6 +52,8 @@ class Load(Message, frozen=True, kw_only=True, tag="load"):
     """A folder for compiled kernels; kept between launches."""
     scratch: Path
     """A folder of this launch; removed afterwards."""
+    options: Names = {}
+    """Settings that only this engine has, by the names that it knows (Engine.options)."""
 
 
 class Generate(Message, frozen=True, kw_only=True, tag="generate"):
@@ -125,6 +127,10 @@ class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
     stages: Annotated[dict[Name, Count], Meta(max_length=32)]
     """Nanoseconds by stage: a subset of import, read, convert, compile."""
     versions: Names
+    top_logprobs: Count = 0
+    """So many log-probabilities are all that Score tells of a row, NaN for the other ids; 0: all logits."""
+    shared_server: bool = False
+    """The work is done by a server that ran before: others may use it too, and its memory is not the engine's."""
 
 
 class Generated(Message, frozen=True, kw_only=True, tag="generated"):
@@ -136,10 +142,15 @@ class Generated(Message, frozen=True, kw_only=True, tag="generated"):
     tokens: PackedIds
     t_start_ns: Count
     t_token_ns: PackedTimes
+    reported: Annotated[dict[Name, Count], Meta(max_length=32)] = {}
+    """By the clock of a server inside the engine, if it has one: n_prompt, n_gen, prefill_ns, decode_ns, n_requests."""
 
 
 class Scored(Message, frozen=True, kw_only=True, tag="scored"):
-    """`path`: a .npy file in the scratch folder, float32 [n_rows, vocab]; row 0 follows the prefill."""
+    """`path`: a .npy file in the scratch folder, float32 [n_rows, vocab]; row 0 follows the prefill.
+
+    With `top_logprobs` in Loaded, a row holds so many log-probabilities, of its likeliest ids, and NaN elsewhere.
+    """
 
     id: Id
     path: Path

@@ -85,6 +85,7 @@ def plan_of(result: dict[str, Any], case: dict[str, Any], locate: Callable[[str,
         warmup=plan["warmup"],
         iterations=plan["iterations"],
         seed=plan["seed"],
+        options=plan.get("options", {}).get(case["engine"], {}),
     )
 
 

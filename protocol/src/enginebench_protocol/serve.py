@@ -148,6 +148,9 @@ class Session:
         if request.configuration not in known:
             hint = f"{self.engine.name} has {', '.join(known)}"
             raise EngineFailure("unsupported", f"unknown configuration {request.configuration!r}", hint)
+        if unknown := set(request.options) - set(self.engine.options):
+            hint = f"{self.engine.name} has {', '.join(self.engine.options) or 'none'}"
+            raise EngineFailure("unsupported", f"unknown option {min(unknown)!r}", hint)
         if self.loaded is not None:
             raise EngineFailure("bad-request", "a model is loaded already", "unload it first")
         self.scratch = Path(request.scratch)
@@ -187,6 +190,7 @@ class Session:
             tokens=pack_ids(tokens),
             t_start_ns=start_ns,
             t_token_ns=pack_times(times),
+            reported=dict(self.engine.reported()),
         )
 
     def _score(self, request: Score) -> Scored:

@@ -42,7 +42,13 @@ class Models(Protocol):
         """The token ids that the fidelity gate feeds."""
 
     def compare(
-        self, path: Path, tokens: Sequence[int], n_prefill: int, logits_npy_path: Path, precision: str
+        self,
+        path: Path,
+        tokens: Sequence[int],
+        n_prefill: int,
+        logits_npy_path: Path,
+        precision: str,
+        top_logprobs: int = 0,
     ) -> dict[str, object]:
         """The fidelity of logits against the float32 reference: its numbers, `passed` and `reasons`."""
 
@@ -107,6 +113,8 @@ def _add_case_options(parser: argparse.ArgumentParser, engine: Engine, n_prompt:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=_positive, default=default_threads())
     parser.add_argument("--seed", type=int, default=0)
+    for name, what in engine.options.items():
+        parser.add_argument(f"--{engine.name}-{name}", dest=f"option_{name}", help=what)
 
 
 def _positive(text: str) -> int:
@@ -196,7 +204,7 @@ def _score(engine: Engine, models: Models | None, options: argparse.Namespace) -
         loaded = load(engine, plan, Path(scratch), _print_progress)
         logits = Path(scratch) / "logits.npy"
         write_matrix(logits, engine.score(array("i", tokens), options.n_prompt))
-        fidelity = models.compare(path, tokens, options.n_prompt, logits, loaded.precision)
+        fidelity = models.compare(path, tokens, options.n_prompt, logits, loaded.precision, loaded.top_logprobs)
     print(json.dumps(fidelity, indent=2))
     return 0 if fidelity["passed"] else EXIT_FAILED
 
@@ -226,7 +234,13 @@ def _plan(path: Path, options: argparse.Namespace, n_ctx: int) -> BenchPlan:
         warmup=getattr(options, "warmup", 0),
         iterations=getattr(options, "iterations", 1),
         seed=options.seed,
+        options=_engine_options(options),
     )
+
+
+def _engine_options(options: argparse.Namespace) -> dict[str, str]:
+    given = {name.removeprefix("option_"): value for name, value in vars(options).items() if name.startswith("option_")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _print_progress(stage: str, fraction: float) -> None:

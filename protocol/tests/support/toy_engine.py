@@ -30,13 +30,17 @@ class ToyEngine(Engine):
         "bug": "raises in generate",
     }
 
+    options: ClassVar[Mapping[str, str]] = {"offset": "added to every id"}
+
     def __init__(self) -> None:
         self.configuration = ""
+        self.offset = 0
 
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
         if not Path(request.model_path).exists():
             raise EngineFailure("bad-model", f"no file {request.model_path}", "give a file that exists")
         self.configuration = request.configuration
+        self.offset = int(request.options.get("offset", "0"))
         progress("read", 0.5)
         progress("read", 7.0)
         self._act()
@@ -47,7 +51,7 @@ class ToyEngine(Engine):
         tokens = list(prompt)
         for _ in range(n_gen + {"short": -1, "long": 1}.get(self.configuration, 0)):
             tokens.append(argmax(logits(tokens)))
-            yield tokens[-1]
+            yield (tokens[-1] + self.offset) % VOCABULARY
 
     def score(self, tokens: array, n_prefill: int) -> memoryview:
         rows = [logits(tokens[:end]) for end in range(n_prefill, len(tokens) + 1)]
@@ -130,7 +134,13 @@ class ToyModels:
         return [i % VOCABULARY for i in range(n_prefill + n_decode)]
 
     def compare(
-        self, path: Path, tokens: Sequence[int], n_prefill: int, logits_npy_path: Path, precision: str
+        self,
+        path: Path,
+        tokens: Sequence[int],
+        n_prefill: int,
+        logits_npy_path: Path,
+        precision: str,
+        top_logprobs: int = 0,
     ) -> dict[str, object]:
         expected = array("f", [v for end in range(n_prefill, len(tokens) + 1) for v in logits(tokens[:end])])
         same = logits_npy_path.read_bytes().endswith(expected.tobytes())

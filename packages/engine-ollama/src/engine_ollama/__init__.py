@@ -1,0 +1,1 @@
+"""LLaMA-3 served by Ollama."""

@@ -1,0 +1,84 @@
+"""A model file into a server, once: the copy of gguf_copy.py as a blob, then `create`.
+
+How the server takes the blob is its own affair (Server.take, SharedServer.take).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import ollama
+from enginebench_models.checkpoint import Checkpoint
+
+from .gguf_copy import write_copy
+from .words import Words
+
+RECIPE = 1
+"""Part of the model's name in the server: a changed copy is another model."""
+
+HEADER_BYTES = 32 << 20
+
+
+class Target(Protocol):
+    """What an import needs of a server."""
+
+    folder: Path
+    """Where the copy is written first."""
+
+    def take(self, client: ollama.Client, copy: Path, sha256: str) -> None:
+        """Make `copy` a blob of the server; it may be moved away."""
+
+
+class NoRoom(Exception):
+    """The copy does not fit on the disk."""
+
+
+def model_name(checkpoint: Checkpoint) -> str:
+    return f"enginebench-{checkpoint.fingerprint[:40]}:{RECIPE}"
+
+
+def imported(
+    client: ollama.Client, server: Target, checkpoint: Checkpoint, words: Words, progress: Callable[[float], None]
+) -> str:
+    """The model's name in the server, which has it afterwards. Raises NoRoom, OSError, ollama.ResponseError."""
+    name = model_name(checkpoint)
+    with exclusive(server.folder):
+        if name not in {known.model for known in client.list().models}:
+            digest = deliver(client, server, checkpoint, words, progress)
+            client.create(model=name, files={"model.gguf": digest})
+    return name
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """One import at a time, also between processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "import.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def deliver(
+    client: ollama.Client, server: Target, checkpoint: Checkpoint, words: Words, progress: Callable[[float], None]
+) -> str:
+    """The digest of the blob, which the server has afterwards."""
+    check_room(server.folder, checkpoint.file_bytes + HEADER_BYTES)
+    folder = Path(tempfile.mkdtemp(prefix="import-", dir=server.folder))
+    try:
+        sha256 = write_copy(checkpoint.files[0], folder / "copy", words, progress)
+        server.take(client, folder / "copy", sha256)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return f"sha256:{sha256}"
+
+
+def check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise NoRoom(f"the import takes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free")
