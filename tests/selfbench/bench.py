@@ -9,6 +9,7 @@ from pathlib import Path
 
 from enginebench import discovery, environment
 from enginebench.environment import Interpreter
+from enginebench.errors import UnavailableError
 from enginebench_models.store import locate
 from enginebench_protocol.host import default_threads
 from side_by_side import Contender, Ready, side_by_side
@@ -40,6 +41,8 @@ class Bench:
 
     def interpreter(self, engine: str) -> Interpreter:
         info = self.infos[engine]
+        if reason := discovery.unavailable_reason(info, None, "cpu"):
+            raise UnavailableError(f"{info.name}: {reason}")
         dependencies = tomllib.loads((Path(info.folder) / "pyproject.toml").read_text())["project"]["dependencies"]
         self.versions |= dict(pin.split("==") for pin in dependencies if "==" in pin)
         return environment.prepare(info, {}, print)

@@ -19,6 +19,7 @@ from typing import Any
 import harness
 from bench import ROOT, Bench, Row
 from enginebench import machine
+from enginebench.errors import UnavailableError
 
 PAGE = ROOT / "docs" / "selfbench.md"
 RAW = ROOT / "docs" / "selfbench.json"
@@ -38,10 +39,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n-gen", type=int, default=24)
     options = parser.parse_args()
-    kept = json.loads(RAW.read_text()) if options.parts and RAW.exists() else {}
+    kept = json.loads(RAW.read_text()) if RAW.exists() else {}
     for name in options.parts or parts:
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        kept[name] = measured(parts[name], Bench(options.rounds, options.n_gen))
+        try:
+            kept[name] = measured(parts[name], Bench(options.rounds, options.n_gen))
+        except UnavailableError as error:
+            print(f"  not measured: {error}", file=sys.stderr)
+            continue
         for row in kept[name]["rows"]:
             print(f"  {row['what']}: {row['value']} (target {row['target']})", file=sys.stderr, flush=True)
     kept = {name: kept[name] for name in parts if name in kept}

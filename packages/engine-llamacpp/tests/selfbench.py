@@ -22,7 +22,7 @@ from enginebench_protocol.host import cache_folder
 from side_by_side import Ready, started
 
 N_PROMPT, N_GEN = 128, 64
-TURNS_PER_ROUND = 2  # the two are nearly equal: it takes more turns than a ratio of two
+TURNS_PER_ROUND = 4  # the two are nearly equal: it takes more turns than a ratio of two
 
 
 @dataclass(frozen=True)

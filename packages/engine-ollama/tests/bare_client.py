@@ -1,18 +1,19 @@
-"""The engine beside the server's own account and a bare loop over the official client, in one server, interleaved.
+"""The engine beside a bare loop over the official client, in one server, taking turns. What selfbench.py runs.
 
-python packages/engine-ollama/tests/bare_client.py MODEL.gguf [ROUNDS] prints medians and ratios; `ollama` is on PATH.
+python packages/engine-ollama/tests/bare_client.py MODEL.gguf ROUNDS, in the engine's environment with `ollama` on PATH:
+prints a JSON list of [engine, bare client], a pair of `Times` for each round that Ollama did not break off.
 """
 
 from __future__ import annotations
 
 import itertools
-import statistics
+import json
 import sys
 import tempfile
 import time
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine_ollama.engine import OllamaEngine
@@ -49,7 +50,8 @@ def main(model: Path, rounds: int) -> None:
             rounds_done = [one_round(engine, prompts) for _ in range(rounds)]
         finally:
             engine.unload()
-    print_ratios([(ours, bare) for ours, bare in rounds_done if ours is not None and bare is not None])
+    pairs = [(asdict(ours), asdict(bare)) for ours, bare in rounds_done if ours is not None and bare is not None]
+    print(json.dumps(pairs))
 
 
 def one_round(engine: OllamaEngine, prompts: Iterator[array[int]]) -> tuple[Times | None, Times | None]:
@@ -82,19 +84,5 @@ def measured(start_ns: int, stamps: list[int], eval_duration_ns: int | None) -> 
     return Times((stamps[0] - start_ns) / 1e9, tpot / 1e9, eval_duration_ns / N_GEN / 1e9)
 
 
-def print_ratios(pairs: list[tuple[Times, Times]]) -> None:
-    def median(side: int, name: str) -> float:
-        return statistics.median(getattr(pair[side], name) for pair in pairs)
-
-    print(f"{len(pairs)} pairs of requests")
-    for side, label in enumerate(("engine", "bare client")):
-        print(f"{label:12} TTFT {median(side, 'ttft') * 1e3:8.2f} ms   TPOT {median(side, 'tpot') * 1e3:7.3f} ms")
-    rate = statistics.median(ours.reported_tpot / ours.tpot for ours, _ in pairs)
-    print(f"decode rate of the engine / eval_count over eval_duration of the same request: {rate:.4f}")
-    for name in ("ttft", "tpot"):
-        ratios = sorted(getattr(ours, name) / getattr(bare, name) for ours, bare in pairs)
-        print(f"{name} of the engine / of the bare client, paired: {statistics.median(ratios):.4f}  {ratios}")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    main(Path(sys.argv[1]), int(sys.argv[2]))
