@@ -7,7 +7,6 @@ the target and renamed, so a half-written model is never found.
 
 import json
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from gguf import GGUFWriter, TokenType
 from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import NoRoom, UnsupportedModel
 from enginebench_models.gguf_layout import LAYER_NAMES, ROPE_DIVISORS, WHOLE_NAMES
+from enginebench_models.hugging_face import hugging_face_config, safetensors_header
 from enginebench_models.layout import SYNTHETIC_KEY, Vocabulary, expected_shapes
 from enginebench_models.rope import base_frequencies, scaling_divisors
 from enginebench_models.synthetic_vocabulary import synthetic_vocabulary
@@ -165,58 +165,10 @@ def write_safetensors(config: LlamaConfig, folder: Path, seed: int) -> None:
     settings = json.dumps(hugging_face_config(config), indent=2)
     (folder / "config.json").write_text(settings, encoding="utf-8")
     with (folder / "model.safetensors").open("wb") as out:
-        out.write(safetensors_header(config, seed))
+        made = {SYNTHETIC_KEY: f"recipe {RECIPE}, seed {seed}"}
+        out.write(safetensors_header(expected_shapes(config), "bfloat16", made))
         for name in expected_shapes(config):
             write_chunks(out, chunks(config, name, seed, bfloat16=True))
-
-
-def safetensors_header(config: LlamaConfig, seed: int) -> bytes:
-    made = f"recipe {RECIPE}, seed {seed}"
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt", SYNTHETIC_KEY: made}}
-    offset = 0
-    for name, shape in expected_shapes(config).items():
-        end = offset + 2 * int(np.prod(shape))
-        full = name if name == "lm_head" else f"model.{name}"
-        entries[f"{full}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text
-
-
-def hugging_face_config(config: LlamaConfig) -> dict[str, Any]:
-    vocabulary_size = config.vocab_size
-    first_special = vocabulary_size - 256
-    scaling = config.rope_scaling
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": False,
-        "bos_token_id": first_special,
-        "eos_token_id": [first_special + 9, first_special + 1, first_special + 8],
-        "dtype": "bfloat16",
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": config.dim,
-        "intermediate_size": config.hidden_dim,
-        "max_position_embeddings": config.max_context,
-        "mlp_bias": False,
-        "num_attention_heads": config.n_heads,
-        "num_hidden_layers": config.n_layers,
-        "num_key_value_heads": config.n_kv_heads,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling
-        and {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_context,
-        },
-        "tie_word_embeddings": config.tied_embeddings,
-        "vocab_size": vocabulary_size,
-    }
 
 
 def write_chunks(out: BinaryIO, parts: Iterator[np.ndarray[Any, Any]]) -> None:
