@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.synthesis import hugging_face_config
+from enginebench_models.hugging_face import hugging_face_config
 from gguf import GGUFWriter
 from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.fidelity import compare, gate, probe_ids
+from enginebench_models.hugging_face import written_folder
 from enginebench_models.reference import Reference
+from enginebench_models.synthesis import synthesise
 from transformers import LlamaForCausalLM
 
 from .hugging_face import ODD_SHAPES, random_model, score, write_gguf
@@ -48,6 +52,15 @@ def test_from_gguf(model: LlamaForCausalLM, ids: list[int], expected: np.ndarray
     found = reference_logits(write_gguf(model, tmp_path / "model.gguf"), ids)
     assert np.abs(found - expected).max() < 1e-4
     assert gate(compare(expected, found), "float32").passed
+
+
+def test_transformers_reads_the_hugging_face_copy_as_the_same_model(tmp_path: Path) -> None:
+    """`tiny`: tied, grouped heads, RoPE scaling. Its values are exact in 16 bits, so float32 must agree."""
+    source = open_checkpoint(synthesise(entry("tiny").config, tmp_path / "tiny.gguf"))
+    folder = written_folder(source, tmp_path / "copies", lambda fraction: None)
+    ids = probe_ids(source.config.vocab_size, N)
+    found = score(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), ids, N_PREFILL)
+    assert np.abs(found - Reference(source).logits(ids, range(N_PREFILL - 1, N))).max() < 1e-4
 
 
 def test_a_gguf_file_whose_keys_were_not_permuted_fails_both_gates(
