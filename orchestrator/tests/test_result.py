@@ -50,6 +50,12 @@ def test_a_failed_check_is_a_failed_case(records: Any) -> None:
     assert verdict(records, launches) == ("failed", "hang during load: no answer for 5 s (use fewer threads)")
 
 
+def test_a_check_that_the_engine_calls_unsupported_is_an_unavailable_case(records: Any) -> None:
+    failure = records.failure(reason="unsupported", message="no such device", hint="use the CPU")
+    check = records.check(failure=failure, fidelity=None)
+    assert verdict(records, [check]) == ("unavailable", "no such device (use the CPU)")
+
+
 def test_a_case_that_was_never_launched_is_failed_and_says_so(records: Any) -> None:
     assert verdict(records, []) == ("failed", "not launched: the run ended before its turn")
 

@@ -217,6 +217,11 @@ def test_a_bug_of_the_engine_is_an_internal_failure_with_its_traceback(parent: P
     assert "toy_engine.py" in failed.detail
 
 
+def test_a_library_that_is_missing_is_unsupported_and_named(parent: Parent) -> None:
+    failed = parent.load("bare")
+    assert (failed.code, failed.message) == ("unsupported", "a library is missing: No module named 'no_such_library'")
+
+
 @pytest.mark.parametrize(
     ("configuration", "complaint"), [("short", "produced 3 of 4 tokens"), ("long", "more than the 4 tokens")]
 )

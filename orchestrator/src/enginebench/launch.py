@@ -297,8 +297,14 @@ def _failure(error: Exception, stage: str, exit_code: int | None, stderr_tail: l
     signal_number = -exit_code if exit_code is not None and exit_code < 0 else None
     match error:
         case EngineFailure():
-            reason = "out-of-memory" if error.code == "out-of-memory" else "engine-failure"
             message, hint, detail = f"{error.code}: {error.message}", error.hint, error.detail
+            match error.code:
+                case "out-of-memory":
+                    reason = "out-of-memory"
+                case "unsupported":
+                    reason, message = "unsupported", error.message
+                case _:
+                    reason = "engine-failure"
         case _WrongOutput():
             reason = "wrong-output"
         case DeadlineExceeded():

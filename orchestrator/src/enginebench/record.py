@@ -20,6 +20,7 @@ FailureReason = Literal[
     "signal",
     "out-of-memory",
     "hang",
+    "unsupported",
     "engine-failure",
     "wrong-output",
     "interrupted",

@@ -97,12 +97,20 @@ def judge(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any])
     if not launches:
         return Verdict("failed", "not launched: the run ended before its turn")
     if checks and not any(launch.ok for launch in checks):
-        return Verdict("failed", _failure_text(checks[-1]))
+        return _check_verdict(checks[-1])
     if facts.role != "test" and (other := difference(launches, plan)):  # a test engine has no model
         return Verdict("invalid", other)
     if objection := gate_objection(launches, facts.role):
         return Verdict("invalid", _gate_text(objection, launches))
     return _timed_verdict(timed)
+
+
+def _check_verdict(check: Launch) -> Verdict:
+    """An engine that says that it cannot do this here has not failed."""
+    if check.failure is not None and check.failure.reason == "unsupported":
+        hint = f" ({check.failure.hint})" if check.failure.hint else ""
+        return Verdict("unavailable", check.failure.message + hint)
+    return Verdict("failed", _failure_text(check))
 
 
 def _timed_verdict(timed: Sequence[Launch]) -> Verdict:

@@ -112,6 +112,8 @@ class Session:
             raise
         except MemoryError as error:
             payload = encode(_failed(request.id, EngineFailure("out-of-memory", f"out of host memory: {error}")))
+        except ImportError as error:
+            payload = encode(_failed(request.id, EngineFailure("unsupported", f"a library is missing: {error}")))
         except Exception as error:  # noqa: BLE001 - an engine's bug is a result of this case, not the end of the run
             what = f"{type(error).__name__}: {error}"
             payload = encode(_failed(request.id, EngineFailure("internal", what, detail=traceback.format_exc())))

@@ -64,6 +64,9 @@ def command(engine_class: str, models_class: str | None, arguments: list[str]) -
     except EngineFailure as failure:
         print(f"{engine.name}: {failure}", file=sys.stderr)
         return EXIT_USAGE if failure.code in ("unsupported", "bad-request", "bad-model") else EXIT_FAILED
+    except ImportError as error:
+        print(f"{engine.name}: a library is missing: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except (ValueError, OSError) as error:
         print(f"{engine.name}: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -6,6 +6,7 @@ import subprocess
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ class ToyEngine(Engine):
         "short": "yields one token too few",
         "long": "yields one token too many",
         "bug": "raises in generate",
+        "bare": "imports a library that is not there",
     }
 
     options: ClassVar[Mapping[str, str]] = {"offset": "added to every id"}
@@ -74,6 +76,8 @@ class ToyEngine(Engine):
                 ctypes.PyDLL(None).sleep(1000)
             case "bug":
                 raise RuntimeError("a bug of the toy engine")
+            case "bare":
+                import_module("no_such_library")
 
 
 def logits(tokens: Sequence[int]) -> list[float]:
