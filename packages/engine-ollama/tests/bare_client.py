@@ -46,16 +46,21 @@ def main(model: Path, rounds: int) -> None:
         vocab_size = engine.load(request, lambda stage, fraction: None).vocab_size
         try:
             prompts = (prompt_ids(0, number, N_PROMPT, vocab_size) for number in itertools.count())
-            one_round(engine, prompts)  # to warm up
-            rounds_done = [one_round(engine, prompts) for _ in range(rounds)]
+            one_round(engine, prompts, engine_first=True)  # to warm up
+            rounds_done = [one_round(engine, prompts, engine_first=number % 2 == 0) for number in range(rounds)]
         finally:
             engine.unload()
     pairs = [(asdict(ours), asdict(bare)) for ours, bare in rounds_done if ours is not None and bare is not None]
     print(json.dumps(pairs))
 
 
-def one_round(engine: OllamaEngine, prompts: Iterator[array[int]]) -> tuple[Times | None, Times | None]:
-    return by_engine(engine, next(prompts)), by_bare_client(engine, next(prompts))
+def one_round(
+    engine: OllamaEngine, prompts: Iterator[array[int]], engine_first: bool
+) -> tuple[Times | None, Times | None]:
+    if engine_first:
+        return by_engine(engine, next(prompts)), by_bare_client(engine, next(prompts))
+    bare = by_bare_client(engine, next(prompts))
+    return by_engine(engine, next(prompts)), bare
 
 
 def by_engine(engine: OllamaEngine, prompt: array[int]) -> Times | None:
