@@ -1,7 +1,8 @@
 """`just test`: every suite in the environment it belongs to, one line each at the end.
 
 The harness runs here; an engine's tests run in that engine's environment, with pytest laid over it. A suite that cannot
-be set up is a failure unless the engine says that it cannot run on this machine.
+be set up is a failure unless the engine says that it cannot run on this machine: then its environment is not installed,
+and the end says so. `just test-engine NAME` installs it all the same, and runs what needs neither GPU nor program.
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ def main() -> int:
     parser.add_argument("--engine", action="append", help="only the tests of this engine")
     parser.add_argument("pytest", nargs=argparse.REMAINDER, help="passed on to pytest")
     options = parser.parse_args()
+    if unknown := set(options.engine or ()) - set(discovery.discover()):
+        parser.error(f"no engine {min(unknown)!r}; there are {', '.join(discovery.discover())}")
     suites = engine_suites(options.engine) if options.engine else [harness(), *engine_suites(None), fidelity()]
     outcomes = [(suite.name, *run(suite, options.pytest)) for suite in suites]
     print()
     for name, code, seconds in outcomes:
         print(f"{'passed' if code == 0 else 'FAILED'}  {name}  ({seconds:.0f} s)")
     failed = sum(code != 0 for _, code, _ in outcomes)
-    print(f"suites: {len(outcomes) - failed} passed, {failed} failed")
+    left_out = {} if options.engine else not_run()
+    for package, reason in left_out.items():
+        print(f"NOT RUN {package}: {reason}")
+    print(f"suites: {len(outcomes) - failed} passed, {failed} failed, {len(left_out)} not run")
     return 1 if failed else 0
 
 
@@ -51,17 +57,17 @@ def harness() -> Suite:
 
 
 def engine_suites(names: list[str] | None) -> list[Suite]:
-    suites = []
-    for info in discovery.discover().values():
-        tested = msgspec.structs.replace(info, programs=[])  # what a suite needs of them it skips itself
-        reason = discovery.unavailable_reason(tested, None, default_device())
-        if names is not None and info.name not in names:
-            continue
-        if reason is not None and names is None:
-            print(f"not run: {info.package}: {reason}")
-            continue
-        suites.append(in_environment_of(info.package, info.package, [], f"packages/{info.package}/tests"))
-    return suites
+    """Of the engines named, or of all that can run here."""
+    packages = [i.package for i in discovery.discover().values() if not names or i.name in names]
+    chosen = packages if names else [package for package in packages if package not in not_run()]
+    return [in_environment_of(package, package, [], f"packages/{package}/tests") for package in chosen]
+
+
+def not_run() -> dict[str, str]:
+    """Package → why this machine cannot run it. A program that is missing is no reason: such tests skip themselves."""
+    infos = [msgspec.structs.replace(info, programs=[]) for info in discovery.discover().values()]
+    reasons = {info.package: discovery.unavailable_reason(info, None, default_device()) for info in infos}
+    return {package: reason for package, reason in reasons.items() if reason is not None}
 
 
 def fidelity() -> Suite:
