@@ -139,19 +139,19 @@ class Interpreter:
         return cache
 
     def attention(self, layer: Any, inputs: list[Array]) -> Array:
-        """queries [b, heads, n, head_dim], keys and values [b, kv heads, m, head_dim], bool mask [b, 1, n, m]
+        """queries [b, heads, n, head_dim], keys and values [b, kv heads, m, head_dim], mask [b, 1, n, m]
 
-        No scale of its own: the queries come scaled.
+        The mask is added. No scale of its own: the queries come scaled.
         """
         queries, keys, values, mask = inputs
         attention = layer.attention
         assert attention.norm_op == self.trt.AttentionNormalizationOp.SOFTMAX
         assert attention.causal_kind == self.trt.CausalMaskKind.NONE
-        assert mask.dtype == np.bool_
+        assert mask.dtype == queries.dtype
         group = queries.shape[1] // keys.shape[1]
+        queries, mask = queries.astype(np.float32), mask.astype(np.float32)
         keys, values = (np.repeat(x.astype(np.float32), group, axis=1) for x in (keys, values))
-        scores = np.where(mask, queries.astype(np.float32) @ keys.swapaxes(-1, -2), -np.inf)
-        return np.asarray(softmax(scores, (-1,)) @ values)
+        return np.asarray(softmax(queries @ keys.swapaxes(-1, -2) + mask, (-1,)) @ values)
 
 
 def specialised(trt: Any, layer: Any) -> Any:

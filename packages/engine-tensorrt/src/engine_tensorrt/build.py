@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from engine_tensorrt.library import Library, Unsupported
 from engine_tensorrt.model import IDS, POSITIONS, LlamaNetwork
@@ -25,12 +25,16 @@ class Options:
     compute_capability: str = ""
 
 
+class Sink(Protocol):
+    def write(self, data: bytes, /) -> int: ...
+
+
 class BuildFailed(Exception):
     """The builder refused the network."""
 
 
 def build_plan(
-    library: Library, made: LlamaNetwork, options: Options, sink: BinaryIO, progress: Callable[[float], None]
+    library: Library, made: LlamaNetwork, options: Options, sink: Sink, progress: Callable[[float], None]
 ) -> None:
     """Write the plan to `sink` as it is serialized, so that weights are held once. Raises BuildFailed."""
     builder = made.network.builder
@@ -71,7 +75,7 @@ def shape_profile(builder: Any, lengths: tuple[int, int, int]) -> Any:
     return profile
 
 
-def stream_writer(trt: Any, sink: BinaryIO) -> Any:
+def stream_writer(trt: Any, sink: Sink) -> Any:
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IStreamWriter.__init__(self)

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 IDS, POSITIONS, START, LAST = "ids", "positions", "start", "last"
 LOGITS, NEXT_ID, NEXT_POSITIONS = "logits", "next_id", "next_positions"
 UPDATED = "updated."
-MASKED = -1e30  # as good as -inf after softmax; no infinities to fold
+MASKED = -60000.0  # added to a score: float16 holds it, and no exponent survives it
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Graph:
         self.cos, self.sin = (self.constant(name, table) for name, table in zip(("cos", "sin"), rotary, strict=True))
         self.positions = self.reshaped(positions, (1, -1))
         after = self.binary("SUM", positions, self.constant("one", np.ones(1, np.int32)))
-        self.mask = self.visible(after)
+        self.mask = self.hidden(after)
         table = self.weight("embed_tokens")
         x = self.cast(self.network.add_gather(table, ids, 0).get_output(0), trt.float32)
         for layer in range(self.config.n_layers):
@@ -109,10 +109,19 @@ class Graph:
         self.head(x, table)
         self.output(NEXT_POSITIONS, after)
 
-    def visible(self, after: Any) -> Any:
-        """[n], the position after each query → bool [1, 1, n, n_ctx]: the keys before it."""
-        positions = self.constant("key_positions", np.arange(self.style.n_ctx, dtype=np.int32)[None, None, None])
-        return self.binary("LESS", positions, self.reshaped(after, (1, 1, -1, 1)))
+    def hidden(self, after: Any) -> Any:
+        """[n], the position after each query → what is added to scores, [1, 1, n, n_ctx]: 0 for the keys before it.
+
+        Numbers and not booleans, which attention takes too: TensorRT for RTX 1.7 fails on those in models of several
+        layers with heads 48 or 128 wide ("more than one op named").
+        """
+        keys = self.constant("key_positions", np.arange(self.style.n_ctx, dtype=np.int32)[None, None, None])
+        seen = self.binary("LESS", keys, self.reshaped(after, (1, 1, -1, 1)))
+        shown, hidden = (
+            self.constant(name, np.full((1, 1, 1, 1), value, self.style.dtype))
+            for name, value in (("shown", 0), ("hidden", MASKED))
+        )
+        return self.network.add_select(seen, shown, hidden).get_output(0)
 
     def block(self, layer: int, x: Any) -> Any:
         """The residual stream, float32 [n, dim] → the same."""
@@ -129,7 +138,8 @@ class Graph:
         keys = self.cast(self.rotated(self.heads(self.project(f"{prefix}.k_proj", x), config.n_kv_heads)), self.compute)
         values = self.heads(self.project(f"{prefix}.v_proj", x), config.n_kv_heads)
         keys, values = self.cached(f"keys.{layer}", keys), self.cached(f"values.{layer}", values)
-        mixed = (self.fused if self.style.fused else self.spelled_out)(prefix, queries, keys, values)
+        attend = self.fused if self.style.fused else self.spelled_out
+        mixed = attend(queries, keys, values)
         rows = self.reshaped(mixed, (-1, config.query_dim()), before=(0, 2, 1, 3))
         return self.cast(self.project(f"{prefix}.o_proj", rows), self.trt.float32)
 
@@ -141,25 +151,23 @@ class Graph:
         layer = self.network.add_kv_cache_update(cache, update, self.start, trt.KVCacheMode.LINEAR)
         return self.output(UPDATED + name, layer.get_output(0))
 
-    def fused(self, name: str, queries: Any, keys: Any, values: Any) -> Any:
-        """[1, heads, n, head_dim] over the cache, in one layer. The mask leaves nothing to its idea of causality."""
+    def fused(self, queries: Any, keys: Any, values: Any) -> Any:
+        """[1, heads, n, head_dim] over the cache, in one layer. The mask leaves nothing to its ideas of causality."""
         trt = self.trt
         kinds = (trt.AttentionNormalizationOp.SOFTMAX, trt.CausalMaskKind.NONE)
         layer = self.network.add_attention_v2(queries, keys, values, *kinds)
-        layer.name = name
         layer.mask = self.mask
         layer.decomposable = False
         return layer.get_output(0)
 
-    def spelled_out(self, name: str, queries: Any, keys: Any, values: Any) -> Any:
+    def spelled_out(self, queries: Any, keys: Any, values: Any) -> Any:
         """The same, key/value heads as a dimension that query heads are grouped by."""
         trt, config = self.trt, self.config
         n_kv, n_ctx, head_dim = config.n_kv_heads, self.style.n_ctx, config.head_dim
         queries = self.reshaped(queries, (n_kv, config.n_heads // n_kv, -1, head_dim))
         keys, values = (self.reshaped(x, (n_kv, 1, n_ctx, head_dim)) for x in (keys, values))
-        scores = self.cast(self.product(queries, keys, transposed=True), trt.float32)
-        masked = self.constant(f"{name}.masked", np.full((1, 1, 1, 1), MASKED, np.float32))
-        softmax = self.network.add_softmax(self.network.add_select(self.mask, scores, masked).get_output(0))
+        scores = self.binary("SUM", self.product(queries, keys, transposed=True), self.mask)
+        softmax = self.network.add_softmax(self.cast(scores, trt.float32))
         softmax.axes = 1 << 3
         mixed = self.product(self.cast(softmax.get_output(0), self.compute), values)
         return self.reshaped(mixed, (1, config.n_heads, -1, head_dim))
