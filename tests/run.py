@@ -52,26 +52,30 @@ def harness() -> Suite:
 def engine_suites(names: list[str] | None) -> list[Suite]:
     suites = []
     for info in discovery.discover().values():
-        reason = discovery.unavailable_reason(info, None, default_device())
+        reason = None if info.test_extra else discovery.unavailable_reason(info, None, default_device())
         if names is not None and info.name not in names:
             continue
         if reason is not None and names is None:
             print(f"not run: {info.package}: {reason}")
             continue
-        suites.append(in_environment_of(info.package, info.package, [], f"packages/{info.package}/tests"))
+        suites.append(in_environment_of(info.package, info.package, [], info.test_extra))
     return suites
 
 
 def fidelity() -> Suite:
     """Against Hugging Face transformers, in the environment of the engine that brings torch."""
-    return in_environment_of("fidelity", "engine-torch", ["transformers==5.23.0"], "tests/fidelity")
+    return in_environment_of("fidelity", "engine-torch", ["transformers==5.23.0"], tests="tests/fidelity")
 
 
-def in_environment_of(name: str, package: str, extra: list[str], tests: str) -> Suite:
-    overlay = [word for requirement in [PYTEST, *extra] for word in ("--with", requirement)]
-    command = ["uv", "--quiet", "run", "--no-default-groups", "--package", package, *overlay]
-    command += ["python", "-m", "pytest", "-m", "not gpu and not slow", tests]
-    return Suite(name, command, {"UV_PROJECT_ENVIRONMENT": f".envs/{package}"})
+def in_environment_of(
+    name: str, package: str, requirements: list[str], extra: str | None = None, tests: str | None = None
+) -> Suite:
+    overlay = [word for requirement in [PYTEST, *requirements] for word in ("--with", requirement)]
+    extras = ["--extra", extra] if extra else []
+    command = ["uv", "--quiet", "run", "--no-default-groups", "--package", package, *extras, *overlay]
+    command += ["python", "-m", "pytest", "-m", "not gpu and not slow", tests or f"packages/{package}/tests"]
+    folder = f".envs/{package}+{extra}" if extra else f".envs/{package}"
+    return Suite(name, command, {"UV_PROJECT_ENVIRONMENT": folder})
 
 
 def run(suite: Suite, extra: list[str]) -> tuple[int, float]:

@@ -92,9 +92,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 
 
 @pytest.fixture
-def load(
-    library: Library, driver: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Loader]:
+def load(library: Library, driver: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loader]:
     """Real plans, built for a compute capability as there is no GPU; run by the interpreter."""
     networks: dict[bytes, FakeEngine] = {}
 

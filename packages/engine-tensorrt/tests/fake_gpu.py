@@ -33,6 +33,28 @@ class FakeDriver:
         self.handles = itertools.count(1)
         self.calls: dict[str, int] = {}
         self.fail: dict[str, int] = {}
+        self.effects: dict[str, Callable[..., None]] = {
+            "cuGetErrorString": self.words_of,
+            "cuDeviceGetName": self.name,
+            "cuDeviceGetAttribute": self.attribute,
+            "cuStreamCreate": self.new_handle,
+            "cuEventCreate": self.new_handle,
+            "cuMemAlloc_v2": self.allocate,
+            "cuMemHostAlloc": self.allocate,
+            "cuMemFree_v2": self.free,
+            "cuMemFreeHost": self.free,
+            "cuMemsetD8Async": self.fill,
+            "cuMemcpyHtoDAsync_v2": self.copy,
+            "cuMemcpyDtoHAsync_v2": self.copy,
+            "cuMemcpyDtoDAsync_v2": self.copy,
+            "cuEventRecord": self.record,
+            "cuEventSynchronize": self.wait,
+            "cuStreamSynchronize": self.synchronize,
+            "cuStreamBeginCapture_v2": self.begin_capture,
+            "cuStreamEndCapture": self.end_capture,
+            "cuGraphInstantiateWithFlags": self.instantiate,
+            "cuGraphLaunch": self.launch,
+        }
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         if not name.startswith("cu"):
@@ -43,7 +65,7 @@ class FakeDriver:
             if name in self.fail:
                 return self.fail[name]
             given = [argument.value if isinstance(argument, SCALARS) else argument for argument in arguments]
-            getattr(self, "do_" + name.removesuffix("_v2"), self.nothing)(*given)
+            self.effects.get(name, self.nothing)(*given)
             return 0
 
         return call
@@ -51,67 +73,59 @@ class FakeDriver:
     def nothing(self, *arguments: Any) -> None:
         """Calls whose effect no test looks at."""
 
-    def do_cuGetErrorString(self, status: int, text: Any) -> None:
+    def words_of(self, status: int, text: Any) -> None:
         text._obj.value = b"made up"
 
-    def do_cuDeviceGetName(self, text: Any, size: int, device: int) -> None:
+    def name(self, text: Any, size: int, device: int) -> None:
         text.value = b"Made-up GPU"
 
-    def do_cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> None:
+    def attribute(self, value: Any, attribute: int, device: int) -> None:
         value._obj.value = {75: 8, 76: 9}[attribute]
 
-    def do_cuStreamCreate(self, stream: Any, flags: int) -> None:
+    def new_handle(self, stream: Any, flags: int) -> None:
         stream._obj.value = next(self.handles)
 
-    do_cuEventCreate = do_cuStreamCreate
-
-    def do_cuMemAlloc(self, address: Any, n_bytes: int, flags: int = 0) -> None:
+    def allocate(self, address: Any, n_bytes: int, flags: int = 0) -> None:
         memory = (ctypes.c_uint8 * n_bytes)()
         ctypes.memset(memory, 0xFF, n_bytes)
         address._obj.value = ctypes.addressof(memory)
         self.memory[address._obj.value] = memory
 
-    do_cuMemHostAlloc = do_cuMemAlloc
-
-    def do_cuMemFree(self, address: int) -> None:
+    def free(self, address: int) -> None:
         del self.memory[address]
 
-    do_cuMemFreeHost = do_cuMemFree
-
-    def do_cuMemsetD8Async(self, address: int, value: int, n_bytes: int, stream: int) -> None:
+    def fill(self, address: int, value: int, n_bytes: int, stream: int) -> None:
         self.enqueue(lambda: ctypes.memset(address, value, n_bytes))
 
-    def do_cuMemcpyHtoDAsync(self, target: int, source: int, n_bytes: int, stream: int) -> None:
+    def copy(self, target: int, source: int, n_bytes: int, stream: int) -> None:
         self.enqueue(lambda: ctypes.memmove(target, source, n_bytes))
 
-    do_cuMemcpyDtoHAsync = do_cuMemcpyDtoDAsync = do_cuMemcpyHtoDAsync
-
-    def do_cuEventRecord(self, event: int, stream: int) -> None:
+    def record(self, event: int, stream: int) -> None:
         assert self.recording is None
         self.queue.append((lambda: None, event))
 
-    def do_cuEventSynchronize(self, event: int) -> None:
+    def wait(self, event: int) -> None:
         last = max((i for i, (_, mark) in enumerate(self.queue) if mark == event), default=-1)
         self.run(last + 1)
 
-    def do_cuStreamSynchronize(self, stream: int) -> None:
+    def synchronize(self, stream: int) -> None:
         assert self.recording is None, "waits for a stream that is being captured"
         self.run(len(self.queue))
 
-    def do_cuStreamBeginCapture(self, stream: int, mode: int) -> None:
+    def begin_capture(self, stream: int, mode: int) -> None:
         self.recording = []
 
-    def do_cuStreamEndCapture(self, stream: int, graph: Any) -> None:
+    def end_capture(self, stream: int, graph: Any) -> None:
         assert self.recording is not None
         graph._obj.value = next(self.handles)
         self.graphs[graph._obj.value] = self.recording
         self.recording = None
 
-    def do_cuGraphInstantiateWithFlags(self, executable: Any, graph: int, flags: int) -> None:
+    def instantiate(self, executable: Any, graph: int, flags: int) -> None:
         executable._obj.value = next(self.handles)
         self.graphs[executable._obj.value] = self.graphs[graph]
 
-    def do_cuGraphLaunch(self, graph: int, stream: int) -> None:
+    def launch(self, graph: int, stream: int) -> None:
         for work in self.graphs[graph]:
             self.enqueue(work)
 

@@ -194,4 +194,3 @@ def order_of(permutation: Any, ndim: int) -> tuple[int, ...]:
 def softmax(scores: Array, axes: tuple[int, ...]) -> Array:
     powers = np.exp(scores - scores.max(axis=axes, keepdims=True))
     return np.asarray(powers / powers.sum(axis=axes, keepdims=True))
-

@@ -183,7 +183,8 @@ def test_a_load_that_cannot_be_done_says_why(
 def test_a_missing_library_is_named(driver: Any, models: dict[str, Path], tmp_path: Path) -> None:
     facts = {"id": 1, "n_ctx": 8, "device": "cuda", "threads": 1, "cache": str(tmp_path), "scratch": str(tmp_path)}
     request = Load(**facts, configuration="optimized", model_path=str(models["untied"]))
-    with pytest.raises(EngineFailure, match="`tensorrt` libraries not installed: No module named 'tensorrt'") as failure:
+    missing = "`tensorrt` libraries not installed: No module named 'tensorrt'"
+    with pytest.raises(EngineFailure, match=missing) as failure:
         TensorrtEngine().load(request, lambda stage, fraction: None)
     assert failure.value.code == "unsupported"
     assert "--extra full" in failure.value.hint

@@ -17,7 +17,7 @@ class Options:
 
     level               builder optimisation level, 0 to 5; None: the library's default
     split_profiles      a shape profile for prefill and one for decode (n = 1); else one for both
-    compute_capability  "SM89", … to build for; "" for the GPU of this machine
+    compute_capability  "SM89", … to build for; "" for what the library builds for by itself
     """
 
     level: int | None = None

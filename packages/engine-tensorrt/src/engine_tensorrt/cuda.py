@@ -43,7 +43,8 @@ class Device:
         except CudaError as error:
             raise Unsupported(f"needs an NVIDIA GPU: {error}") from None
         self._device = self._returned(ctypes.c_int, "cuDeviceGet", 0)
-        self._call("cuCtxSetCurrent", ctypes.c_void_p(self._returned(ctypes.c_void_p, "cuDevicePrimaryCtxRetain", self._device)))
+        context = self._returned(ctypes.c_void_p, "cuDevicePrimaryCtxRetain", self._device)
+        self._call("cuCtxSetCurrent", ctypes.c_void_p(context))
         self.stream = self._returned(ctypes.c_void_p, "cuStreamCreate", NON_BLOCKING)
         self._memory: list[int] = []
         self._pinned: list[int] = []
@@ -61,12 +62,6 @@ class Device:
         )
         return ".".join(map(str, parts))
 
-    def used_bytes(self) -> int:
-        """By everybody on this device."""
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-        return total.value - free.value
-
     def allocate(self, n_bytes: int) -> int:
         """Zeroed. Raises MemoryError."""
         address = self._returned(ctypes.c_uint64, "cuMemAlloc_v2", ctypes.c_size_t(n_bytes))
@@ -79,17 +74,18 @@ class Device:
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self._returned(ctypes.c_void_p, "cuMemHostAlloc", ctypes.c_size_t(n_bytes), 0)
         self._pinned.append(address)
-        return np.frombuffer((ctypes.c_uint8 * n_bytes).from_address(address), dtype).reshape(shape)
+        memory = np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(address))
+        return memory.view(dtype).reshape(shape)
 
     def send(self, target: int, source: npt.NDArray[Any]) -> None:
         """Pinned host memory → device."""
-        host = ctypes.c_void_p(source.ctypes.data)
-        self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(target), host, ctypes.c_size_t(source.nbytes), self._on_stream())
+        ends = ctypes.c_uint64(target), ctypes.c_void_p(source.ctypes.data)
+        self._call("cuMemcpyHtoDAsync_v2", *ends, ctypes.c_size_t(source.nbytes), self._on_stream())
 
     def fetch(self, target: npt.NDArray[Any], source: int) -> None:
         """Device → pinned host memory."""
-        host = ctypes.c_void_p(target.ctypes.data)
-        self._call("cuMemcpyDtoHAsync_v2", host, ctypes.c_uint64(source), ctypes.c_size_t(target.nbytes), self._on_stream())
+        ends = ctypes.c_void_p(target.ctypes.data), ctypes.c_uint64(source)
+        self._call("cuMemcpyDtoHAsync_v2", *ends, ctypes.c_size_t(target.nbytes), self._on_stream())
 
     def copy(self, target: int, source: int, n_bytes: int) -> None:
         ends = ctypes.c_uint64(target), ctypes.c_uint64(source)
@@ -114,7 +110,8 @@ class Device:
             work()
         finally:
             graph = self._returned(ctypes.c_void_p, "cuStreamEndCapture", self._on_stream(), out_last=True)
-        executable = self._returned(ctypes.c_void_p, "cuGraphInstantiateWithFlags", ctypes.c_void_p(graph), ctypes.c_uint64(0))
+        made_from = ctypes.c_void_p(graph), ctypes.c_uint64(0)
+        executable = self._returned(ctypes.c_void_p, "cuGraphInstantiateWithFlags", *made_from)
         self._call("cuGraphDestroy", ctypes.c_void_p(graph))
         return executable
 

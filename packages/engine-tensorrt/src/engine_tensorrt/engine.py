@@ -193,9 +193,7 @@ def explained() -> Iterator[None]:
         raise EngineFailure("internal", str(error)[:4000]) from error
 
 
-def report(
-    request: Load, checkpoint: Checkpoint, session: Session, account: Held, stages: dict[str, int]
-) -> Loaded:
+def report(request: Load, checkpoint: Checkpoint, session: Session, account: Held, stages: dict[str, int]) -> Loaded:
     library = session.library
     return Loaded(
         id=request.id,

@@ -1,8 +1,7 @@
-"""A plan on the GPU: execution contexts, the cache and every other buffer, bound once. What a token means is elsewhere.
+"""A plan on the GPU: execution contexts, the cache and all other buffers, and how one position is run.
 
-Two ways of stepping: `looped`, one context that the host feeds anew for each token; `captured`, a context of its own for
-decoding, replayed as one CUDA graph in which the chosen id and the next position flow back to where the next step reads
-them.
+A step is either queued by the host, in one context for everything; or `captured`: a context of its own for decoding,
+replayed as one CUDA graph, in which the chosen id and the next position flow back to where the next step reads them.
 """
 
 from __future__ import annotations
@@ -48,9 +47,7 @@ def open_context(library: Library, engine: Any) -> Any:
     if not library.just_in_time:
         return engine.create_execution_context()
     config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = (
-        library.trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    )
+    config.dynamic_shapes_kernel_specialization_strategy = library.trt.DynamicShapesKernelSpecializationStrategy.EAGER
     return engine.create_execution_context(config)
 
 
