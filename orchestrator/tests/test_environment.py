@@ -19,6 +19,16 @@ gpu = "none"
 [tool.enginebench.engine.configurations]
 """
 
+FAILED_BUILD = """Resolved 5 packages
+error: Failed to build `a==1`
+  cause: The build backend returned an error
+  cause: Call to `b` failed
+
+         [stderr] long output
+
+hint: Build failures usually indicate a problem with the package
+"""
+
 
 def demo(tmp_path: Path, configurations: str) -> EngineInfo:
     folder = tmp_path / "packages" / "engine-demo"
@@ -51,11 +61,7 @@ def test_an_environment_is_synced_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stderr", "reason"),
     [
-        (
-            "Resolved 5 packages\nerror: Failed to build `a==1`\n  cause: The build backend returned an error\n"
-            "  cause: Call to `b` failed\n\n  long output\nhint: Build failures usually indicate a problem",
-            "Failed to build `a==1`: Call to `b` failed",
-        ),
+        (FAILED_BUILD, "Failed to build `a==1`: Call to `b` failed"),
         (
             "  × No solution found\n  ╰─▶ Because a depends on b\n\n      hint: pre-releases are available",
             "╰─▶ Because a depends on b",
