@@ -145,6 +145,7 @@ class FakeEngine:
     """A deserialized plan: the network it was built from, on the memory of a FakeDriver."""
 
     device_memory_size_v2 = 1000
+    weights_bytes = 0
 
     def __init__(self, trt: Any, made: LlamaNetwork, options: Options, driver: FakeDriver) -> None:
         self.trt = trt
@@ -156,6 +157,9 @@ class FakeEngine:
         self.inputs = [network.get_input(i) for i in range(network.num_inputs)]
         self.outputs = [network.get_output(i) for i in range(network.num_outputs)]
         self.tensors = {tensor.name: tensor for tensor in (*self.inputs, *self.outputs)}
+
+    def get_engine_stat(self, stat: Any) -> int:
+        return self.weights_bytes
 
     def get_tensor_dtype(self, name: str) -> Any:
         return self.tensors[name].dtype

@@ -18,6 +18,7 @@ from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load
 
 from .conftest import Loader, Ready, reference
+from .fake_gpu import FakeEngine
 
 PACKAGE = Path(__file__).parents[1]
 PROMPT = array("i", [5, 900, 3, 77, 1])
@@ -125,6 +126,15 @@ def test_a_second_load_takes_the_plan_from_the_cache(load: Loader, models: dict[
     ids = generated(first, PROMPT, 6)
     assert generated(second, PROMPT, 6) == ids
     assert replace_stages(second.report) == replace_stages(first.report)
+
+
+def test_weights_that_a_plan_holds_twice_count_twice(
+    load: Loader, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEngine, "weights_bytes", 10**9)
+    ready = load(models["untied"])
+    assert ready.report.weights_bytes == ready.engine.memory().weights_bytes == 10**9
+    assert ready.report.read_bytes_per_token < 10**7
 
 
 def replace_stages(report: Any) -> dict[str, Any]:

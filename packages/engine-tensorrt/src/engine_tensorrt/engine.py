@@ -93,7 +93,8 @@ class TensorrtEngine(Engine):
     def memory(self) -> MemoryAccount:
         session = self._loaded()
         assert self._held is not None
-        return MemoryAccount(self._held.weights_bytes, session.kv_cache_bytes, session.workspace_bytes)
+        weights_bytes = session.weights_bytes(self._held.weights_bytes)
+        return MemoryAccount(weights_bytes, session.kv_cache_bytes, session.workspace_bytes)
 
     def unload(self) -> None:
         self._session = None
@@ -206,7 +207,7 @@ def report(request: Load, checkpoint: Checkpoint, session: Session, account: Hel
         threads=request.threads,
         n_ctx=request.n_ctx,
         vocab_size=checkpoint.config.vocab_size,
-        weights_bytes=account.weights_bytes,
+        weights_bytes=session.weights_bytes(account.weights_bytes),
         kv_cache_bytes=session.kv_cache_bytes,
         read_bytes_per_token=account.read_bytes_per_token,
         stages=stages,

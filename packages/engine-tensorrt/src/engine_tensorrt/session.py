@@ -87,6 +87,10 @@ class Session:
             self._check_capturable()
             self.graph = device.captured(self._step_and_feed)
 
+    def weights_bytes(self, in_network: int) -> int:
+        """As held: a plan of two shape profiles may keep a matrix in two layouts. `in_network`: each counted once."""
+        return max(in_network, int(self.engine.get_engine_stat(self.library.trt.EngineStat.TOTAL_WEIGHTS_SIZE)))
+
     @property
     def kv_dtype(self) -> str:
         return self.library.trt.nptype(self.engine.get_tensor_dtype(cache_names(self.config)[0])).__name__
