@@ -96,9 +96,9 @@ def load(library: Library, driver: FakeDriver, tmp_path: Path, monkeypatch: pyte
     """Real plans, built for a compute capability as there is no GPU; run by the interpreter."""
     networks: dict[bytes, FakeEngine] = {}
 
-    def build(library: Library, made: LlamaNetwork, options: Any, sink: Any, progress: Any) -> None:
+    def build(library: Library, made: LlamaNetwork, options: Any, sink: Any, progress: Any, timings: Any) -> None:
         written = Tee(sink)
-        build_plan(library, made, options, written, progress)
+        build_plan(library, made, options, written, progress, timings)
         networks[bytes(written.data)] = FakeEngine(library.trt, made, options, driver)
 
     settings = {

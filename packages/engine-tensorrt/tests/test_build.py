@@ -109,6 +109,29 @@ def test_the_full_library_builds_for_this_machine_only(library: Library) -> None
         built(replace(library, name=FULL), made, Options(), "SM89")
 
 
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+@pytest.mark.parametrize("remembered", [None, b"", b"of another library"])
+def test_the_full_library_remembers_how_fast_kernels_were(
+    library: Library, tmp_path: Path, remembered: bytes | None
+) -> None:
+    """With the calls of the RTX library, which has them and does nothing."""
+    timings = tmp_path / "tensorrt" / "timings"
+    if remembered is not None:
+        timings.parent.mkdir()
+        timings.write_bytes(remembered)
+    made = network_of(library, one_layer("tiny"), Style("float32", 64, fused=False))
+    full = replace(library, name=FULL)
+    build_plan(full, made, Options(), Counter(), lambda fraction: None, timings)
+    assert timings.stat().st_size > len(remembered or b"")
+    assert [file.name for file in timings.parent.iterdir()] == ["timings"]
+
+
+def test_the_rtx_library_has_no_timings_to_remember(library: Library, tmp_path: Path) -> None:
+    made = network_of(library, one_layer("tiny"), Style("float32", 64, fused=False))
+    build_plan(library, made, Options(), Counter(), lambda fraction: None, tmp_path / "timings")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_float32_means_float32_and_one_stream(library: Library) -> None:
     from engine_tensorrt.build import configure
 

@@ -13,6 +13,7 @@ from engine_tensorrt.build import BuildFailed, Options, Sink, build_plan
 from engine_tensorrt.library import Library
 from engine_tensorrt.model import Style
 from engine_tensorrt.plans import Key, network_digest, read_plan, write_plan
+from engine_tensorrt.session import RunFailed, open_engine
 from enginebench_models.checkpoint import open_checkpoint
 
 from .conftest import Maker
@@ -55,12 +56,13 @@ def test_what_was_written_is_read(kept: Path, serialized: bytes) -> None:
     assert plan.facts == FACTS
 
 
-def test_the_library_takes_what_was_read(kept: Path, library: Library) -> None:
-    """As far as it looks without a GPU: the header, by its own validity check."""
+def test_the_library_refuses_a_real_plan_without_a_gpu_in_its_own_words(kept: Path, library: Library) -> None:
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has an NVIDIA driver")
     plan = read_plan(kept, KEY)
     assert plan is not None
-    runtime = library.trt.Runtime(library.logger)
-    assert runtime.engine_header_size < len(plan.data)
+    with pytest.raises(RunFailed, match="does not take the plan: .*CUDA driver"):
+        open_engine(library, plan.data)
 
 
 @pytest.mark.parametrize("field", ["network", "weights", "library", "device", "options"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from engine_tensorrt.library import Library, Unsupported
@@ -34,18 +36,39 @@ class BuildFailed(Exception):
 
 
 def build_plan(
-    library: Library, made: LlamaNetwork, options: Options, sink: Sink, progress: Callable[[float], None]
+    library: Library,
+    made: LlamaNetwork,
+    options: Options,
+    sink: Sink,
+    progress: Callable[[float], None],
+    timings: Path | None = None,
 ) -> None:
-    """Write the plan to `sink` as it is serialized, so that weights are held once. Raises BuildFailed."""
+    """Write the plan to `sink` as it is serialized, so that weights are held once. Raises BuildFailed.
+
+    `timings`: a file that remembers how fast kernels were, for builds to come.
+    """
     builder = made.network.builder
     config = builder.create_builder_config()
     configure(library, config, options)
     for lengths in profiles(made.style.n_ctx, options):
         config.add_optimization_profile(shape_profile(builder, lengths))
+    if timings is not None and not library.just_in_time:  # TensorRT for RTX times nothing when it builds
+        remembered = timings.read_bytes() if timings.exists() else b""
+        config.set_timing_cache(config.create_timing_cache(remembered), False)  # empty, if of another library or GPU
     monitor, writer = progress_monitor(library.trt, progress), stream_writer(library.trt, sink)
     config.progress_monitor = monitor
     if not builder.build_serialized_network_to_stream(made.network, config, writer):
         raise BuildFailed(f"{library.name} {library.version} built no plan: {library.errors()}")
+    if timings is not None and not library.just_in_time:
+        replace_file(timings, bytes(config.get_timing_cache().serialize()))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(data)
+    scratch.replace(path)
 
 
 def configure(library: Library, config: Any, options: Options) -> None:

@@ -31,7 +31,7 @@ from engine_tensorrt.weights import load_weights
 
 @dataclass(frozen=True)
 class Settings:
-    """captured: fused attention, a profile of its own for decoding, and that step as a CUDA graph."""
+    """captured: fused attention, a profile of its own for decoding and that step as a CUDA graph, timings kept."""
 
     library: str
     dtype: str
@@ -164,8 +164,10 @@ def ready_plan(
         needed = (checkpoint.config, style, weights, checkpoint.inverse_frequencies)
         made = llama_network(library.trt, network, *needed)
 
+        timings = folder / "timings" if settings.captured else None
+
         def serialize(sink: Sink) -> None:
-            build_plan(library, made, settings.options, sink, lambda fraction: progress("compile", fraction))
+            build_plan(library, made, settings.options, sink, lambda fraction: progress("compile", fraction), timings)
 
         return write_plan(folder, key, serialize, asdict(held(library.trt, made, checkpoint.names())))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 FULL, RTX = "tensorrt", "tensorrt_rtx"
@@ -36,6 +37,11 @@ class Library:
     def just_in_time(self) -> bool:
         """TensorRT for RTX compiles kernels for the GPU it meets when a plan is run, not when it is built."""
         return self.name == RTX
+
+    @cached_property
+    def runtime(self) -> Any:
+        """What plans are deserialized with. Kept here: no engine may outlive it."""
+        return self.trt.Runtime(self.logger)
 
     def errors(self) -> str:
         """What the library has complained about since the last call."""

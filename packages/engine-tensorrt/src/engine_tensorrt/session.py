@@ -36,7 +36,7 @@ class RunFailed(Exception):
 
 def open_engine(library: Library, data: memoryview) -> Any:
     """The deserialized plan. Raises RunFailed."""
-    engine = library.trt.Runtime(library.logger).deserialize_cuda_engine(data)
+    engine = library.runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise RunFailed(f"{library.name} {library.version} does not take the plan: {library.errors()}")
     return engine
@@ -71,10 +71,10 @@ class Session:
         self.logits = device.allocate(4 * config.vocab_size)
         self.next_id, self.next_positions = device.allocate(INT), device.allocate(INT * n_ctx)
         self.ids, self.positions, self.last = (device.allocate(INT * size) for size in (n_ctx, n_ctx, 1))
-        self.token = device.allocate(3 * INT)
-        self.position, self.zero = self.token + INT, self.token + 2 * INT
+        # Each allocation is aligned as TensorRT's kernels may expect; parts of one need not be.
+        self.token, self.position, self.zero = (device.allocate(INT) for _ in range(3))
         self.host_ids, self.host_last = device.pinned((n_ctx,), np.int32), device.pinned((1,), np.int32)
-        self.host_place, self.host_token = device.pinned((2,), np.int32), device.pinned((2, 1), np.int32)
+        self.host_place, self.host_token = device.pinned((2, 1), np.int32), device.pinned((2, 1), np.int32)
         self.host_logits = device.pinned((config.vocab_size,), np.float32)
         self.arrivals = [device.event(), device.event()]
         self._number_positions()
@@ -121,8 +121,9 @@ class Session:
 
     def place(self, token: int, position: int) -> None:
         """What the next step runs. Only when the device is idle: the host's copy is sent from where it lies."""
-        self.host_place[:] = token, position
-        self.device.send(self.token, self.host_place)
+        self.host_place[:, 0] = token, position
+        self.device.send(self.token, self.host_place[0])
+        self.device.send(self.position, self.host_place[1])
 
     def step(self) -> None:
         if self.captured:
