@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from engine_tensorrt import plans
 from engine_tensorrt.build import BuildFailed, Options, Sink, build_plan
-from engine_tensorrt.library import Library
+from engine_tensorrt.library import Library, Unsupported
 from engine_tensorrt.model import Style
 from engine_tensorrt.plans import Key, network_digest, read_plan, write_plan
-from engine_tensorrt.session import RunFailed, open_engine
+from engine_tensorrt.session import open_engine
 from enginebench_models.checkpoint import open_checkpoint
 
 from .conftest import Maker
@@ -61,7 +61,7 @@ def test_the_library_refuses_a_real_plan_without_a_gpu_in_its_own_words(kept: Pa
         pytest.skip("this machine has an NVIDIA driver")
     plan = read_plan(kept, KEY)
     assert plan is not None
-    with pytest.raises(RunFailed, match="does not take the plan: .*CUDA driver"):
+    with pytest.raises(Unsupported, match=r"does not take the plan: .*CUDA driver"):
         open_engine(library, plan.data)
 
 

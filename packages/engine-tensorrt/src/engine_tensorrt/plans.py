@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine_tensorrt import build, model, weights
+from engine_tensorrt import account, build, model, weights
 from engine_tensorrt.build import Sink
 
-SOURCES = (model, weights, build)  # what decides about a plan besides its key's other fields
+SOURCES = (account, build, model, weights)  # what decides about a plan besides its key's other fields
 
 
 @dataclass(frozen=True)

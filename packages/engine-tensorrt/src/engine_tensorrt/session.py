@@ -31,14 +31,14 @@ INT = 4  # bytes of an id or a position
 
 
 class RunFailed(Exception):
-    """TensorRT refused a plan, or to run it."""
+    """TensorRT did not run a plan."""
 
 
 def open_engine(library: Library, data: memoryview) -> Any:
-    """The deserialized plan. Raises RunFailed."""
+    """The deserialized plan. Raises Unsupported where the library or the GPU does not take it."""
     engine = library.runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise RunFailed(f"{library.name} {library.version} does not take the plan: {library.errors()}")
+        raise Unsupported(f"{library.name} {library.version} does not take the plan: {library.errors()}"[:4000])
     return engine
 
 
