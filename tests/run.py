@@ -57,29 +57,37 @@ def harness() -> Suite:
 
 
 def engine_suites(names: list[str] | None) -> list[Suite]:
-    """Of the engines named, or of all that can run here."""
-    packages = [i.package for i in discovery.discover().values() if not names or i.name in names]
-    chosen = packages if names else [package for package in packages if package not in not_run()]
-    return [in_environment_of(package, package, [], f"packages/{package}/tests") for package in chosen]
+    """Of the engines named, or of all whose tests can run here."""
+    infos = [info for info in discovery.discover().values() if not names or info.name in names]
+    chosen = infos if names else [info for info in infos if info.package not in not_run()]
+    return [in_environment_of(info.package, info.package, [], info.test_extra) for info in chosen]
 
 
 def not_run() -> dict[str, str]:
-    """Package → why this machine cannot run it. A program that is missing is no reason: such tests skip themselves."""
+    """Package → why its tests cannot run here. A program that is missing is no reason: such tests skip themselves."""
     infos = [msgspec.structs.replace(info, programs=[]) for info in discovery.discover().values()]
-    reasons = {info.package: discovery.unavailable_reason(info, None, default_device()) for info in infos}
+    reasons = {
+        info.package: discovery.unavailable_reason(info, None, default_device())
+        for info in infos
+        if info.test_extra is None
+    }
     return {package: reason for package, reason in reasons.items() if reason is not None}
 
 
 def fidelity() -> Suite:
     """Against Hugging Face transformers, in the environment of the engine that brings torch."""
-    return in_environment_of("fidelity", "engine-torch", ["transformers==5.23.0"], "tests/fidelity")
+    return in_environment_of("fidelity", "engine-torch", ["transformers==5.23.0"], tests="tests/fidelity")
 
 
-def in_environment_of(name: str, package: str, extra: list[str], tests: str) -> Suite:
-    overlay = [word for requirement in [PYTEST, *extra] for word in ("--with", requirement)]
-    command = ["uv", "--quiet", "run", "--no-default-groups", "--package", package, *overlay]
-    command += ["python", "-m", "pytest", "-m", "not gpu and not slow", tests]
-    return Suite(name, command, {"UV_PROJECT_ENVIRONMENT": f".envs/{package}"})
+def in_environment_of(
+    name: str, package: str, requirements: list[str], extra: str | None = None, tests: str | None = None
+) -> Suite:
+    overlay = [word for requirement in [PYTEST, *requirements] for word in ("--with", requirement)]
+    extras = ["--extra", extra] if extra else []
+    command = ["uv", "--quiet", "run", "--no-default-groups", "--package", package, *extras, *overlay]
+    command += ["python", "-m", "pytest", "-m", "not gpu and not slow", tests or f"packages/{package}/tests"]
+    folder = f".envs/{package}+{extra}" if extra else f".envs/{package}"
+    return Suite(name, command, {"UV_PROJECT_ENVIRONMENT": folder})
 
 
 def run(suite: Suite, extra: list[str]) -> tuple[int, float]:

@@ -182,7 +182,10 @@ def _conform(engine: str, model_path: Path, configuration: str | None) -> list[C
     infos = discovery.discover()
     if engine in infos:
         info = infos[engine]
-        interpreter = environment.prepare(info, {}, _say)
+        chosen = configuration or next(iter(info.configurations))
+        if chosen not in info.configurations:
+            raise unknown(f"configuration of {info.name}", chosen, info.configurations)
+        interpreter = environment.prepare(info, {}, _say, extra=info.configurations[chosen].extra)
         command = [str(interpreter.python), "-m", info.module, "serve"]
         return run_conformance(command, model_path, info, configuration)
     if Path(engine).is_file():
@@ -195,13 +198,15 @@ def sync(engines: Annotated[list[str] | None, typer.Argument(help="default: all 
     """Install engine environments ahead of a run."""
     for info in {info.name: info for info, _ in discovery.select(engines or ["all"], discovery.discover())}.values():
         reason = discovery.unavailable_reason(info, None, default_device())
-        try:
-            if reason:
-                raise UnavailableError(reason)
-            environment.prepare(info, {}, _say)
-            print(f"{info.name}: ready")
-        except UnavailableError as error:
-            print(f"{info.name}: unavailable: {error}")
+        for extra in discovery.environments(info):
+            label = f"{info.name}+{extra}" if extra else info.name
+            try:
+                if reason:
+                    raise UnavailableError(reason)
+                environment.prepare(info, {}, _say, extra=extra)
+                print(f"{label}: ready")
+            except UnavailableError as error:
+                print(f"{label}: unavailable: {error}")
 
 
 @app.command(name="pins")
@@ -239,7 +244,7 @@ def _engine_row(info: EngineInfo) -> dict[str, Any]:
         "description": info.description,
         "available": reason is None,
         "reason": reason,
-        "installed": environment.is_synced(info),
+        "installed": any(environment.is_synced(info, extra=extra) for extra in discovery.environments(info)),
         "formats": info.formats,
         "gpu": info.gpu,
         "configurations": {

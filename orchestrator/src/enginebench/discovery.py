@@ -29,6 +29,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_all: bool = True
     programs: list[str] = []
     """Programs on PATH without which this configuration cannot run."""
+    extra: str = ""
+    """Optional dependencies of the package that it needs: it runs in an environment of its own."""
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +58,8 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     options: dict[str, Option] = {}
     aliases: list[str] = []
     quantisations: list[str] = []
+    test_extra: str | None = None
+    """The tests run in the environment with this extra, also where the engine itself cannot run."""
     package: str = ""
     folder: str = ""
 
@@ -116,6 +120,11 @@ def _in_all(info: EngineInfo) -> list[tuple[EngineInfo, str]]:
 def _choose_all(info: EngineInfo, chosen: dict[tuple[str, str], tuple[EngineInfo, str]]) -> None:
     for pair in _in_all(info):
         chosen[info.name, pair[1]] = pair
+
+
+def environments(info: EngineInfo) -> list[str]:
+    """The extras that make this engine's environments, "" for none, each once."""
+    return list(dict.fromkeys(configuration.extra for configuration in info.configurations.values()))
 
 
 def unavailable_reason(

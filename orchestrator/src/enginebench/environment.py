@@ -1,4 +1,4 @@
-"""Each engine's own environment, `.envs/<package>`: made by `uv sync --package`, or an interpreter the user names.
+"""An engine's own environment, `.envs/<package>[+<extra>]`: made by `uv sync`, or an interpreter the user names.
 
 A sync that fails makes its engine unavailable; the others go on. What an environment was made from is kept beside it,
 so that a second run needs neither uv nor a network.
@@ -21,6 +21,8 @@ from .errors import UnavailableError
 from .process import engine_environment
 
 _STAMP = ".enginebench-made-from"
+_CAUSES = ("cause: ", "×", "├─▶", "╰─▶", "Caused by")
+_SYNC_FORM = ("--no-default-groups", "--no-progress")
 _LIST_VERSIONS = (
     "import importlib.metadata as m, json;"
     "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
@@ -41,15 +43,18 @@ class Interpreter:
 
 
 def prepare(
-    info: EngineInfo, overrides: Mapping[str, Path], say: Callable[[str], None], root: Path = ROOT
+    info: EngineInfo, overrides: Mapping[str, Path], say: Callable[[str], None], root: Path = ROOT, extra: str = ""
 ) -> Interpreter:
-    """The interpreter of `info`, synced if need be. Raises UnavailableError with the last line of what went wrong."""
+    """The interpreter of `info`, with `extra` dependencies if that names any, synced if need be.
+
+    Raises UnavailableError with the last line of what went wrong.
+    """
     override = overrides.get(info.package) or overrides.get(info.name)
     if override is not None:
         # A vendor's interpreter has the libraries; our own members come from the checkout.
         environment = engine_environment({"PYTHONPATH": _source_path(info, root)})
         return Interpreter(override, environment, None, _versions(override, environment))
-    python = _synced(info, say, root)
+    python = _synced(info, extra, say, root)
     environment = engine_environment()
     return Interpreter(python, environment, pins_sha256(info), _versions(python, environment))
 
@@ -59,27 +64,32 @@ def pins_sha256(info: EngineInfo) -> str | None:
     return hashlib.sha256(pins.read_bytes()).hexdigest() if pins.exists() else None
 
 
-def is_synced(info: EngineInfo, root: Path = ROOT) -> bool:
-    stamp = root / ".envs" / info.package / _STAMP
+def environment_name(info: EngineInfo, extra: str = "") -> str:
+    return f"{info.package}+{extra}" if extra else info.package
+
+
+def is_synced(info: EngineInfo, root: Path = ROOT, extra: str = "") -> bool:
+    stamp = root / ".envs" / environment_name(info, extra) / _STAMP
     return stamp.exists() and stamp.read_text() == _made_from(info, root)
 
 
-def _synced(info: EngineInfo, say: Callable[[str], None], root: Path) -> Path:
-    folder = root / ".envs" / info.package
-    if not is_synced(info, root):
-        _sync(info, folder, say, root)
+def _synced(info: EngineInfo, extra: str, say: Callable[[str], None], root: Path) -> Path:
+    folder = root / ".envs" / environment_name(info, extra)
+    if not is_synced(info, root, extra):
+        _sync(info, extra, folder, say, root)
         (folder / _STAMP).write_text(_made_from(info, root))
     return folder / "bin" / "python"
 
 
-def _sync(info: EngineInfo, folder: Path, say: Callable[[str], None], root: Path) -> None:
+def _sync(info: EngineInfo, extra: str, folder: Path, say: Callable[[str], None], root: Path) -> None:
     if shutil.which("uv") is None:
         raise UnavailableError("its environment is not installed and `uv` is not on PATH: pip install uv")
-    say(f"installing the environment of {info.package}")
+    name = environment_name(info, extra)
+    say(f"installing the environment of {name}")
     # The caller's own virtual environment must not leak in; uv's settings and proxies may.
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     process = subprocess.Popen(
-        ["uv", "sync", "--package", info.package, "--no-default-groups", "--no-progress"],
+        ["uv", "sync", "--package", info.package, *(["--extra", extra] if extra else []), *_SYNC_FORM],
         cwd=root,
         env={**environment, "UV_PROJECT_ENVIRONMENT": str(folder)},
         stdout=subprocess.DEVNULL,
@@ -91,15 +101,18 @@ def _sync(info: EngineInfo, folder: Path, say: Callable[[str], None], root: Path
             _, stderr = process.communicate(timeout=60)
             break
         except subprocess.TimeoutExpired:
-            say(f"still installing the environment of {info.package}, {minutes} min: some packages are built here")
+            say(f"still installing the environment of {name}, {minutes} min: some packages are built here")
     if process.returncode != 0:
         raise UnavailableError(f"environment cannot be installed: {_last_error(stderr)}")
 
 
 def _last_error(stderr: str) -> str:
+    """What failed, and the deepest cause that uv gives; its hints only where it says nothing else."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith(("error", "×", "├─▶", "╰─▶", "hint", "Caused by"))]
-    return (causes or lines or ["uv sync failed without a message"])[-1][:300]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error")]
+    causes = [line.removeprefix("cause: ") for line in lines if line.startswith(_CAUSES)]
+    found = [*errors[:1], *causes[-1:]] or lines[-1:] or ["uv sync failed without a message"]
+    return ": ".join(found)[:300]
 
 
 def _made_from(info: EngineInfo, root: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from .discovery import ROOT, EngineInfo
+from .discovery import ROOT, EngineInfo, environments
 from .errors import UnavailableError
 
 _FORM = (
@@ -19,9 +19,13 @@ _FORM = (
 
 
 def resolved_pins(info: EngineInfo, root: Path = ROOT) -> str:
-    """What the project files resolve to today. Raises UnavailableError if uv cannot resolve."""
+    """What the project files resolve to today, with every extra that a configuration needs.
+
+    Raises UnavailableError if uv cannot resolve.
+    """
+    extras = [word for extra in environments(info) if extra for word in ("--extra", extra)]
     done = subprocess.run(
-        ["uv", "export", "--package", info.package, *_FORM],
+        ["uv", "export", "--package", info.package, *extras, *_FORM],
         cwd=root,
         capture_output=True,
         text=True,

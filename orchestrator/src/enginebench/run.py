@@ -127,6 +127,7 @@ class Run:
         self.infos = {case.id: info for case, (info, _) in zip(self.plan.cases, chosen, strict=True)}
         self.unavailable: dict[str, str] = {}
         self.interpreters: dict[str, Interpreter] = {}
+        """By the name of the environment."""
         self.launches: list[Launch] = []
         self.left_out: list[str] = []
         self.run_id = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -156,12 +157,15 @@ class Run:
         reasons: dict[str, str] = {}
         for case in self.plan.cases:
             info = self.infos[case.id]
-            reason = reasons.get(info.name) or self._cannot_run(info, case.configuration)
-            if reason is None and info.name not in self.interpreters:
+            name = self._environment(case)
+            reason = reasons.get(name) or self._cannot_run(info, case.configuration)
+            if reason is None and name not in self.interpreters:
                 try:
-                    self.interpreters[info.name] = environment.prepare(info, self.request.overrides, self.bar.note)
+                    self.interpreters[name] = environment.prepare(
+                        info, self.request.overrides, self.bar.note, extra=self._extra(case)
+                    )
                 except UnavailableError as error:
-                    reason = reasons[info.name] = str(error)
+                    reason = reasons[name] = str(error)
             if reason is not None:
                 self.unavailable[case.id] = reason
 
@@ -235,7 +239,7 @@ class Run:
             probe=self.probe if judged else None,
         )
         judge = self._judge if judged else None
-        launch = run_launch(order, self.interpreters[info.name], self.bar.say, watchdog, judge)
+        launch = run_launch(order, self.interpreters[self._environment(case)], self.bar.say, watchdog, judge)
         journal.append(launch)
         self.launches.append(launch)
         if launch.failure is not None:
@@ -311,5 +315,11 @@ class Run:
         return path
 
     def _interpreter_of(self, case: Case, name: str) -> Any:
-        interpreter = self.interpreters.get(case.engine)
+        interpreter = self.interpreters.get(self._environment(case))
         return getattr(interpreter, name) if interpreter else None
+
+    def _extra(self, case: Case) -> str:
+        return self.infos[case.id].configurations[case.configuration].extra
+
+    def _environment(self, case: Case) -> str:
+        return environment.environment_name(self.infos[case.id], self._extra(case))

@@ -1,0 +1,217 @@
+"""TensorRT behind the engine interface. The only module that knows messages."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from enginebench_models.checkpoint import Checkpoint, open_checkpoint
+from enginebench_models.errors import ModelError
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.messages import Load, Loaded
+
+from engine_tensorrt import decoding
+from engine_tensorrt.account import Held, held
+from engine_tensorrt.build import BuildFailed, Options, Sink, build_plan
+from engine_tensorrt.cuda import CudaError, Device, open_driver
+from engine_tensorrt.library import FULL, RTX, Library, Unsupported, import_library
+from engine_tensorrt.model import Style, llama_network
+from engine_tensorrt.plans import Key, Plan, network_digest, read_plan, write_plan
+from engine_tensorrt.session import RunFailed, Session, open_engine
+from engine_tensorrt.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Settings:
+    """captured: fused attention, a profile of its own for decoding and that step as a CUDA graph, timings kept."""
+
+    library: str
+    dtype: str
+    captured: bool
+    options: Options
+
+
+THOROUGH = Options(level=5, split_profiles=True)
+SETTINGS = {
+    "basic": Settings(FULL, "float32", captured=False, options=Options()),
+    "optimized": Settings(FULL, "float16", captured=True, options=THOROUGH),
+    "rtx": Settings(RTX, "float16", captured=True, options=THOROUGH),
+}
+
+
+class TensorrtEngine(Engine):
+    """LLaMA-3 as our own TensorRT network, on TensorRT and on TensorRT for RTX."""
+
+    name = "tensorrt"
+    configurations: ClassVar[Mapping[str, str]] = {
+        "basic": "float32 without TF32, default builder, one context, loop on the host",
+        "optimized": "float16, fused attention, two profiles, CUDA graph, token fed back on the device",
+        "rtx": "optimized through TensorRT for RTX",
+    }
+
+    def __init__(self) -> None:
+        self._device: Device | None = None
+        self._session: Session | None = None
+        self._held: Held | None = None
+
+    def load(self, request: Load, progress: ProgressSink) -> Loaded:
+        self.unload()
+        if request.configuration not in SETTINGS:
+            known = ", ".join(self.configurations)
+            raise EngineFailure("unsupported", f"no configuration {request.configuration!r}", f"use one of {known}")
+        settings, stages = SETTINGS[request.configuration], dict[str, int]()
+        checkpoint = opened(request)
+        with explained():
+            self._device = chosen_device(request.device)
+            with stage(stages, "import"):
+                library = import_library(settings.library)
+            plan = ready_plan(request, checkpoint, library, settings, self._device, stages, progress)
+            with more(stages, "read"):
+                engine = open_engine(library, plan.data)
+            with more(stages, "compile"):  # TensorRT for RTX compiles kernels here; a graph is captured
+                needed = (library, engine, self._device, checkpoint.config, request.n_ctx)
+                self._session = Session(*needed, settings.captured)
+        self._held = Held(**plan.facts)
+        gc.collect()
+        gc.freeze()  # the collector need not walk what was imported while a token is timed
+        return report(request, checkpoint, self._session, self._held, stages)
+
+    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+        return decoding.generate(self._ready(prompt, len(prompt) + n_gen - 1), prompt, n_gen)
+
+    def score(self, tokens: array[int], n_prefill: int) -> Logits:
+        return decoding.score(self._ready(tokens, len(tokens)), tokens, n_prefill).data
+
+    def memory(self) -> MemoryAccount:
+        session = self._loaded()
+        assert self._held is not None
+        weights_bytes = session.weights_bytes(self._held.weights_bytes)
+        return MemoryAccount(weights_bytes, session.kv_cache_bytes, session.workspace_bytes)
+
+    def unload(self) -> None:
+        self._session = None
+        gc.unfreeze()
+        gc.collect()  # contexts and the engine go before the device they live on
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+
+    def _loaded(self) -> Session:
+        if self._session is None:
+            raise EngineFailure("bad-request", "no model is loaded", "send load first")
+        return self._session
+
+    def _ready(self, tokens: array[int], n_positions: int) -> Session:
+        session = self._loaded()
+        vocab_size = session.config.vocab_size
+        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
+            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
+        if n_positions > session.n_ctx:
+            raise EngineFailure("bad-request", f"{n_positions} positions exceed the {session.n_ctx} of the cache")
+        return session
+
+
+def opened(request: Load) -> Checkpoint:
+    try:
+        checkpoint = open_checkpoint(Path(request.model_path))
+        checkpoint.check_context(request.n_ctx)
+    except ModelError as error:
+        raise EngineFailure(error.code, str(error)) from None
+    return checkpoint
+
+
+def chosen_device(name: str) -> Device:
+    if name != "cuda":
+        raise Unsupported(f"device {name!r}: TensorRT needs an NVIDIA GPU", "use --device cuda")
+    return Device(open_driver())
+
+
+def ready_plan(
+    request: Load,
+    checkpoint: Checkpoint,
+    library: Library,
+    settings: Settings,
+    device: Device,
+    stages: dict[str, int],
+    progress: ProgressSink,
+) -> Plan:
+    """From the cache, else built and kept there. What a build takes stands apart in `stages`."""
+    style = Style(settings.dtype, request.n_ctx, fused=settings.captured)
+    key = Key(
+        network=network_digest(style),
+        weights=checkpoint.fingerprint,
+        library=f"{library.name} {library.version}",
+        device=f"{device.name()} sm {device.capability()}",
+        options=asdict(settings.options),
+    )
+    folder = Path(request.cache) / "tensorrt"
+    with stage(stages, "read"):
+        plan = read_plan(folder, key)
+    if plan is not None:
+        return plan
+    with stage(stages, "convert"):
+        weights = load_weights(checkpoint, settings.dtype, lambda fraction: progress("convert", fraction))
+    with stage(stages, "compile"):
+        network = library.trt.Builder(library.logger).create_network(0)
+        needed = (checkpoint.config, style, weights, checkpoint.inverse_frequencies)
+        made = llama_network(library.trt, network, *needed)
+
+        timings = folder / "timings" if settings.captured else None
+
+        def serialize(sink: Sink) -> None:
+            build_plan(library, made, settings.options, sink, lambda fraction: progress("compile", fraction), timings)
+
+        return write_plan(folder, key, serialize, asdict(held(library.trt, made, checkpoint.names())))
+
+
+@contextmanager
+def more(stages: dict[str, int], name: str) -> Iterator[None]:
+    """Time that counts for a stage besides what is there."""
+    before = stages.get(name, 0)
+    with stage(stages, name):
+        yield
+    stages[name] += before
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What can go wrong while loading, as the failures that the protocol knows."""
+    try:
+        yield
+    except Unsupported as error:
+        raise EngineFailure("unsupported", *map(str, error.args)) from error
+    except MemoryError as error:
+        raise EngineFailure("out-of-memory", str(error) or "no memory left", "use a smaller model") from error
+    except BuildFailed as error:
+        raise EngineFailure("compile", str(error)[:4000]) from error
+    except (CudaError, RunFailed) as error:
+        raise EngineFailure("internal", str(error)[:4000]) from error
+
+
+def report(request: Load, checkpoint: Checkpoint, session: Session, account: Held, stages: dict[str, int]) -> Loaded:
+    library = session.library
+    return Loaded(
+        id=request.id,
+        weights_fingerprint=checkpoint.fingerprint,
+        precision="float32" if account.weight_dtype == "float32" else "16-bit",
+        weight_dtype=account.weight_dtype,
+        activation_dtype=account.activation_dtype,
+        kv_dtype=session.kv_dtype,
+        device=session.device.name(),
+        threads=request.threads,
+        n_ctx=request.n_ctx,
+        vocab_size=checkpoint.config.vocab_size,
+        weights_bytes=session.weights_bytes(account.weights_bytes),
+        kv_cache_bytes=session.kv_cache_bytes,
+        read_bytes_per_token=account.read_bytes_per_token,
+        stages=stages,
+        versions={"python": sys.version.split()[0], library.name: library.version, "numpy": np.__version__},
+    )

@@ -1,0 +1,132 @@
+"""Built plans on disk: found by what they were built from, written atomically, checked when read.
+
+A plan is two files called by the digest of its key: NAME.plan, the serialized engine, and NAME.json, which is written
+last and says what the plan was built from and its CRC-32: against damage, at the speed of a disk (SHA-256 would take
+longer than the reading).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from engine_tensorrt import account, build, model, weights
+from engine_tensorrt.build import Sink
+
+SOURCES = (account, build, model, weights)  # what decides about a plan besides its key's other fields
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a plan depends on.
+
+    network  digest of the code that writes the network, and of the style it is written in
+    weights  fingerprint of the checkpoint, which covers the model's shape and RoPE frequencies
+    library  name and version of TensorRT
+    device   name and compute capability of the GPU
+    options  what the builder is told
+    """
+
+    network: str
+    weights: str
+    library: str
+    device: str
+    options: Mapping[str, Any]
+
+    def digest(self) -> str:
+        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A serialized engine, mapped, and the facts that were stored with it."""
+
+    data: memoryview
+    facts: Mapping[str, Any]
+
+
+def network_digest(style: model.Style) -> str:
+    digest = hashlib.sha256(canonical(asdict(style)).encode())
+    for module in SOURCES:
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()
+
+
+def canonical(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True)
+
+
+def read_plan(folder: Path, key: Key) -> Plan | None:
+    """None where there is none, or none that is whole: a damaged one is removed."""
+    plan, sidecar = paths(folder, key)
+    try:
+        stored = json.loads(sidecar.read_text())
+        data = mapped(plan)
+        if stored["key"] == asdict(key) and stored["crc32"] == zlib.crc32(data):
+            return Plan(data, stored["facts"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # unreadable, empty or not what write_plan writes: as good as damaged
+    remove_plan(folder, key)
+    return None
+
+
+def write_plan(folder: Path, key: Key, serialize: Callable[[Sink], None], facts: Mapping[str, Any]) -> Plan:
+    """`serialize` writes the engine to what it is given; if it raises, nothing is left behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan, sidecar = paths(folder, key)
+    handle, scratch = tempfile.mkstemp(dir=folder, prefix=".plan-")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            checked = CheckedWriter(out)
+            serialize(checked)
+        described = scratch + ".json"
+        stored = {"key": asdict(key), "crc32": checked.crc32, "facts": dict(facts)}
+        Path(described).write_text(json.dumps(stored, indent=2))
+        sidecar.unlink(missing_ok=True)  # no reader takes a new plan for the old one
+        Path(scratch).replace(plan)
+        Path(described).replace(sidecar)
+    finally:
+        for left in (scratch, scratch + ".json"):
+            with suppress(FileNotFoundError):
+                Path(left).unlink()
+    return Plan(mapped(plan), dict(facts))
+
+
+def remove_plan(folder: Path, key: Key) -> None:
+    for path in paths(folder, key):
+        path.unlink(missing_ok=True)
+
+
+def paths(folder: Path, key: Key) -> tuple[Path, Path]:
+    name = key.digest()
+    return folder / f"{name}.plan", folder / f"{name}.json"
+
+
+def mapped(path: Path) -> memoryview:
+    """Raises ValueError for an empty file."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+class CheckedWriter:
+    """Passes on what is written, with its checksum."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.out = out
+        self.crc32 = 0
+
+    def write(self, data: bytes) -> int:
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return self.out.write(data)
