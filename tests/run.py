@@ -1,7 +1,8 @@
 """`just test`: every suite in the environment it belongs to, one line each at the end.
 
 The harness runs here; an engine's tests run in that engine's environment, with pytest laid over it. A suite that cannot
-be set up is a failure unless the engine says that it cannot run on this machine.
+be set up is a failure unless the engine says that it cannot run on this machine. What such an engine has in tests/seam,
+where its library is replaced, runs with the harness's own interpreter.
 """
 
 from __future__ import annotations
@@ -57,11 +58,21 @@ def engine_suites(names: list[str] | None) -> list[Suite]:
         reason = discovery.unavailable_reason(tested, None, default_device())
         if names is not None and info.name not in names:
             continue
-        if reason is not None and names is None:
-            print(f"not run: {info.package}: {reason}")
+        folder = f"packages/{info.package}"
+        seam = reason is not None and (ROOT / folder / "tests/seam").is_dir()
+        if seam:
+            suites.append(without_library(info.package, folder))
+        if reason is not None and (seam or names is None):
+            print(f"not run: {info.package}{' but for tests/seam' if seam else ''}: {reason}")
             continue
-        suites.append(in_environment_of(info.package, info.package, [], f"packages/{info.package}/tests"))
+        suites.append(in_environment_of(info.package, info.package, [], f"{folder}/tests"))
     return suites
+
+
+def without_library(package: str, folder: str) -> Suite:
+    """Tests that put a stand-in in the library's place, so that they need no environment of the engine's."""
+    command = [sys.executable, "-m", "pytest", "-m", "not gpu and not slow", f"{folder}/tests/seam"]
+    return Suite(f"{package}, library replaced", command, {"PYTHONPATH": f"{folder}/src"})
 
 
 def fidelity() -> Suite:
