@@ -2,7 +2,8 @@
 
 The harness runs here; an engine's tests run in that engine's environment, with pytest laid over it. A suite that cannot
 be set up is a failure unless the engine says that it cannot run on this machine: then its environment is not installed,
-and the end says so. `just test-engine NAME` installs it all the same, and runs what needs neither GPU nor program.
+and the end says so; what it has in tests/seam, where its library is replaced, runs with the harness's own interpreter.
+`just test-engine NAME` installs the environment all the same, and runs what needs neither GPU nor program.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> int:
     failed = sum(code != 0 for _, code, _ in outcomes)
     left_out = {} if options.engine else not_run()
     for package, reason in left_out.items():
-        print(f"NOT RUN {package}: {reason}")
+        print(f"NOT RUN {package}{' but for tests/seam' if has_seam(package) else ''}: {reason}")
     print(f"suites: {len(outcomes) - failed} passed, {failed} failed, {len(left_out)} not run")
     return 1 if failed else 0
 
@@ -59,8 +60,17 @@ def harness() -> Suite:
 def engine_suites(names: list[str] | None) -> list[Suite]:
     """Of the engines named, or of all whose tests can run here."""
     infos = [info for info in discovery.discover().values() if not names or info.name in names]
-    chosen = infos if names else [info for info in infos if info.package not in not_run()]
-    return [in_environment_of(info.package, info.package, [], info.test_extra) for info in chosen]
+    return [suite for info in infos for suite in suites_of(info, named=bool(names))]
+
+
+def suites_of(info: discovery.EngineInfo, named: bool) -> list[Suite]:
+    if info.package not in not_run() or (named and not has_seam(info.package)):
+        return [in_environment_of(info.package, info.package, [], info.test_extra)]
+    return [without_library(info.package)] if has_seam(info.package) else []
+
+
+def has_seam(package: str) -> bool:
+    return (ROOT / "packages" / package / "tests" / "seam").is_dir()
 
 
 def not_run() -> dict[str, str]:
@@ -72,6 +82,12 @@ def not_run() -> dict[str, str]:
         if info.test_extra is None
     }
     return {package: reason for package, reason in reasons.items() if reason is not None}
+
+
+def without_library(package: str) -> Suite:
+    """Tests that put a stand-in in the library's place, so that they need no environment of the engine's."""
+    command = [sys.executable, "-m", "pytest", "-m", "not gpu and not slow", f"packages/{package}/tests/seam"]
+    return Suite(f"{package}, library replaced", command, {"PYTHONPATH": f"packages/{package}/src"})
 
 
 def fidelity() -> Suite:
