@@ -34,13 +34,12 @@ class Suite:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", action="append", help="only the tests of this engine")
-    parser.add_argument("pytest", nargs=argparse.REMAINDER, help="passed on to pytest")
-    options = parser.parse_args()
+    parser.add_argument("--engine", action="append", help="only the tests of this engine; other words go to pytest")
+    options, for_pytest = parser.parse_known_args()
     if unknown := set(options.engine or ()) - set(discovery.discover()):
         parser.error(f"no engine {min(unknown)!r}; there are {', '.join(discovery.discover())}")
     suites = engine_suites(options.engine) if options.engine else [harness(), *engine_suites(None), fidelity()]
-    outcomes = [(suite.name, *run(suite, options.pytest)) for suite in suites]
+    outcomes = [(suite.name, *run(suite, for_pytest)) for suite in suites]
     print()
     for name, code, seconds in outcomes:
         print(f"{'passed' if code == 0 else 'FAILED'}  {name}  ({seconds:.0f} s)")

@@ -4,8 +4,8 @@
 #   tests/gpu/run.sh [DEVICE]        DEVICE: cuda (default); cpu tries the script itself
 #
 # Uses one interpreter (PYTHON, default python3) that has the libraries, for the harness and for every engine; wheels it
-# lacks can stand on PYTHONPATH. In order of value, so that a cut-off run still says something; result files and the table
-# go to OUT (default: a folder in the temporary directory).
+# lacks can stand on PYTHONPATH (pack_rtx.sh packs TensorRT for RTX). In order of value, so that a cut-off run still says
+# something; result files and the table go to OUT (default: a folder in the temporary directory).
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
