@@ -23,6 +23,8 @@ from .conftest import Cli
         (["run", "fake", "--model", "llama3-8b", "--weights", "real"], "llama3-8b"),
         (["run", "fake", "--model", "tiny", "--device", "cuda"], "no NVIDIA driver"),
         (["run", "fake", "--model", "tiny", "--python", "engine-fake=nowhere"], "nowhere"),
+        (["run", "fake", "--model", "tiny", "--option", "host=1"], "write ENGINE.NAME=VALUE"),
+        (["run", "fake", "--model", "tiny", "--option", "olama.host=1"], "did you mean 'ollama.host'"),
         (["show", "no-such-run"], "no-such-run"),
         (["conform", "no-such-engine"], "no-such-engine"),
     ],

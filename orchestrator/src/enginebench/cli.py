@@ -78,7 +78,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, run nothing")] = False,
     python: Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")] = None,
     silence: Annotated[float, typer.Option(min=1, help="seconds an engine may be silent before it is killed")] = 1800.0,
-    ollama_host: Annotated[str | None, typer.Option(help="HOST:PORT of an Ollama server that runs already")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="ENGINE.NAME=VALUE: a setting that only it has")] = None,
+    ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
 ) -> None:
     """Benchmark engines side by side: check each against the reference, then time it."""
     request = RunRequest(
@@ -92,7 +93,7 @@ def run(
         seed=seed,
         results=results,
         silence_seconds=silence,
-        options={} if ollama_host is None else {"ollama": {"host": ollama_host}},
+        options=_options([*(option or []), *([f"ollama.host={ollama_host}"] if ollama_host else [])]),
         overrides=dict(_override(text) for text in python or []),
     )
     chosen = choose(request)
@@ -227,6 +228,21 @@ def new_engine_command(name: Annotated[str, typer.Argument(help="lower-case lett
     """Write packages/engine-NAME from the template and add it to the conflict set."""
     for path in new_engine(name, ROOT):
         print(path.relative_to(ROOT))
+
+
+def _options(texts: list[str]) -> dict[str, dict[str, str]]:
+    """Engine → name → value. Raises UsageError with the near match."""
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        engine, dot, setting = name.partition(".")
+        if not (equals and dot and value):
+            raise UsageError(f"--option {text!r}: write ENGINE.NAME=VALUE, like ollama.host=127.0.0.1:11434")
+        known = {f"{info.name}.{own}" for info in discovery.discover().values() for own in info.options}
+        if name not in known:
+            raise unknown("option", name, known)
+        found.setdefault(engine, {})[setting] = value
+    return found
 
 
 def _override(text: str) -> tuple[str, Path]:

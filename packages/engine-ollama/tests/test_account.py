@@ -55,3 +55,4 @@ def test_the_table_in_pyproject_names_the_configurations_of_the_class() -> None:
     table = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["tool"]["enginebench"]["engine"]
     found = {name: facts["description"] for name, facts in table["configurations"].items()}
     assert found == dict(OllamaEngine.configurations)
+    assert {name: facts["description"] for name, facts in table["options"].items()} == dict(OllamaEngine.options)

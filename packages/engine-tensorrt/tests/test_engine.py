@@ -137,6 +137,18 @@ def test_weights_that_a_plan_holds_twice_count_twice(
     assert ready.report.read_bytes_per_token < 10**7
 
 
+@pytest.mark.parametrize("asked", ["yes", "no"])
+def test_a_plan_that_is_kept_is_built_anew_only_if_asked_for(load: Loader, models: dict[str, Path], asked: str) -> None:
+    load(models["untied"], "basic")
+    stages = load(models["untied"], "basic", options={"rebuild": asked}).report.stages
+    assert ("convert" in stages) == (asked == "yes")
+
+
+def test_another_answer_than_yes_or_no_is_refused(load: Loader, models: dict[str, Path]) -> None:
+    with pytest.raises(EngineFailure, match="rebuild 'perhaps'"):
+        load(models["untied"], "basic", options={"rebuild": "perhaps"})
+
+
 def replace_stages(report: Any) -> dict[str, Any]:
     return {name: getattr(report, name) for name in report.__struct_fields__ if name != "stages"}
 
@@ -232,3 +244,4 @@ def test_the_table_in_pyproject_names_the_configurations_of_the_class(library: L
     table = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["tool"]["enginebench"]["engine"]
     found = {name: facts["description"] for name, facts in table["configurations"].items()}
     assert found == dict(TensorrtEngine.configurations)
+    assert {name: facts["description"] for name, facts in table["options"].items()} == dict(TensorrtEngine.options)

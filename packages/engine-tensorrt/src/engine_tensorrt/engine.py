@@ -57,6 +57,8 @@ class TensorrtEngine(Engine):
         "rtx": "optimized through TensorRT for RTX",
     }
 
+    options: ClassVar[Mapping[str, str]] = {"rebuild": "yes: build the plan even if one is kept"}
+
     def __init__(self) -> None:
         self._device: Device | None = None
         self._session: Session | None = None
@@ -154,7 +156,7 @@ def ready_plan(
     )
     folder = Path(request.cache) / "tensorrt"
     with stage(stages, "read"):
-        plan = read_plan(folder, key)
+        plan = None if is_rebuilt(request) else read_plan(folder, key)
     if plan is not None:
         return plan
     with stage(stages, "convert"):
@@ -170,6 +172,13 @@ def ready_plan(
             build_plan(library, made, settings.options, sink, lambda fraction: progress("compile", fraction), timings)
 
         return write_plan(folder, key, serialize, asdict(held(library.trt, made, checkpoint.names())))
+
+
+def is_rebuilt(request: Load) -> bool:
+    asked = request.options.get("rebuild", "no")
+    if asked not in ("yes", "no"):
+        raise EngineFailure("unsupported", f"rebuild {asked!r}", "say yes or no")
+    return asked == "yes"
 
 
 @contextmanager
