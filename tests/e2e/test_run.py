@@ -57,7 +57,6 @@ def test_the_limit_is_measured_beside_whatever_was_asked_for_and_its_memory_is_s
     [
         ("exit", "exit during load: exited with code 3"),
         ("crash", "signal during request 1: killed by signal 11"),
-        ("refuse", "engine-failure during load"),
         ("out-of-memory", "out-of-memory during load"),
         ("bug", "engine-failure during request 1"),
         ("short", "engine-failure during request 1"),
@@ -70,6 +69,14 @@ def test_an_engine_that_goes_wrong_is_a_row_and_the_others_finish(run: Run, conf
     assert broken["status"] == "failed"
     assert broken["reason"].startswith(reason)
     assert broken["metrics"]["decode_tps"]["value"] is None
+    assert case(result, "limit:default")["status"] == "ok"
+
+
+def test_an_engine_that_says_that_it_cannot_do_this_here_is_unavailable(run: Run) -> None:
+    code, result, _ = run("fake:refuse")
+    refused = case(result, "fake:refuse")
+    assert (code, refused["status"]) == (0, "unavailable")
+    assert refused["reason"] == "engine-fake was asked to refuse (choose another configuration)"
     assert case(result, "limit:default")["status"] == "ok"
 
 
