@@ -213,6 +213,7 @@ def sync(engines: Annotated[list[str] | None, typer.Argument(help="default: all 
 @app.command(name="pins")
 def pins_command(check: Annotated[bool, typer.Option("--check", help="fail on drift, write nothing")] = False) -> None:
     """Write each engine's pins.txt: the exact versions and hashes that its pyproject resolves to."""
+    pins.lock_afresh()
     stale = [info for info in discovery.discover().values() if pins.drifted(info)]
     for info in stale:
         print(f"{info.name}: {'drifted' if check else 'written'}")

@@ -18,6 +18,16 @@ _FORM = (
 )
 
 
+def lock_afresh(root: Path = ROOT) -> None:
+    """Resolve without regard to the lock that is there: uv keeps what an older one chose, a fresh clone has none.
+
+    Raises UnavailableError if uv cannot resolve.
+    """
+    done = subprocess.run(["uv", "lock", "--upgrade", "--quiet"], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UnavailableError(f"uv lock failed: {done.stderr.strip()[-300:]}")
+
+
 def resolved_pins(info: EngineInfo, root: Path = ROOT) -> str:
     """What the project files resolve to today, with every extra that a configuration needs.
 
