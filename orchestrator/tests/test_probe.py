@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from enginebench import probe
 from enginebench.probe import MemorySampler, PssReading, kilobyte_fields, process_tree, read_process, read_tree
 
 MIB = 2**20
@@ -84,6 +85,17 @@ def test_a_peak_between_two_marks_is_found_by_the_thread() -> None:
         marks = 3
     assert sampler.peak.pss_bytes - before.pss_bytes == pytest.approx(ALLOCATED, rel=0.02)
     assert sampler.n_samples > marks
+
+
+def test_sampling_that_takes_long_is_done_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(pid: int) -> PssReading:
+        time.sleep(0.04)
+        return PssReading(pss_bytes=1, n_processes=1)
+
+    monkeypatch.setattr(probe, "read_tree", slow)
+    with MemorySampler(1) as sampler:
+        time.sleep(1.0)
+    assert 3 <= sampler.n_samples <= 6, "every 50 ms it would be 12"
 
 
 def test_a_process_that_ends_keeps_its_peak() -> None:
