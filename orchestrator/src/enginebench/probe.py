@@ -19,7 +19,7 @@ import psutil
 
 INTERVAL_SECONDS = 0.05
 LARGEST_SHARE = 0.1
-"""Of the time, spent in sampling: gigabytes in small pages take 30 ms to walk, and threads that work in step all wait."""
+"""Of the time, spent in sampling: gigabytes in small pages take 30 ms to walk, and threads in lockstep all wait."""
 
 _PROC = Path("/proc")
 
