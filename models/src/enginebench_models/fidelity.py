@@ -62,8 +62,13 @@ def probe_ids(vocab_size: int, n: int, seed: int = 0) -> list[int]:
     return [int(word) for word in words % np.uint64(vocab_size)]
 
 
-def compare(reference: Floats, candidate: npt.NDArray[np.floating]) -> Fidelity:
-    """Both [n, vocab]. Raises ValueError for other shapes: that is an engine's error, not its imprecision."""
+def compare(reference: Floats, candidate: npt.NDArray[np.floating], n_top: int = 0) -> Fidelity:
+    """Both [n, vocab]. Raises ValueError for other shapes: that is an engine's error, not its imprecision.
+
+    With `n_top` the candidate tells so many log-probabilities of a row, and `compare_top` does it.
+    """
+    if n_top:
+        return compare_top(reference, candidate, n_top)
     if reference.shape != candidate.shape or reference.ndim != 2:
         raise ValueError(
             f"Logits of shape {list(candidate.shape)} came, {list(reference.shape)} were expected: "

@@ -16,7 +16,7 @@ from enginebench_models.catalogue import Entry, entries, entry
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import ModelNotFound
-from enginebench_models.fidelity import compare, compare_top, gate, probe_ids
+from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_models.reference_cache import reference_logits
 from enginebench_models.synthesis import synthesise
 from enginebench_models.synthetic_weights import RECIPE
@@ -109,7 +109,6 @@ class LocalModels:
     ) -> dict[str, Any]:
         checkpoint: Checkpoint = open_checkpoint(path)
         logits = np.load(logits_npy_path, allow_pickle=False)
-        reference = reference_logits(checkpoint, tokens, n_prefill)
-        distance = compare_top(reference, logits, top_logprobs) if top_logprobs else compare(reference, logits)
+        distance = compare(reference_logits(checkpoint, tokens, n_prefill), logits, top_logprobs)
         verdict = gate(distance, precision)
         return {"passed": verdict.passed, "reasons": list(verdict.reasons), "precision": precision} | asdict(distance)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.fidelity import compare, compare_top, gate
+from enginebench_models.fidelity import compare, gate
 from enginebench_models.reference_cache import reference_logits
 
 from .record import FidelityReading
@@ -51,7 +51,7 @@ def judge(
         return _unreadable(str(error), precision)
     reference = reference_logits(checkpoint, probe, n_prefill, reference_folder)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are judged, not warned of
-        distance = compare_top(reference, candidate, top_logprobs) if top_logprobs else compare(reference, candidate)
+        distance = compare(reference, candidate, top_logprobs)
     verdict = gate(distance, precision)
     return FidelityReading(
         passed=verdict.passed, reasons=list(verdict.reasons), precision=precision, **asdict(distance)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
+from .errors import EngineFailure
 from .messages import Load, Loaded
 
+Held = TypeVar("Held")
 ProgressSink = Callable[[str, float], None]
 """progress(stage, fraction): an engine calls it while it loads."""
 
@@ -22,6 +25,43 @@ def stage(stages: dict[str, int], name: str) -> Iterator[None]:
     started_ns = time.perf_counter_ns()
     yield
     stages[name] = time.perf_counter_ns() - started_ns
+
+
+@contextmanager
+def failing(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors that name their failure code in `code`, as those of enginebench_models do → EngineFailure."""
+    try:
+        yield
+    except kinds as error:
+        raise EngineFailure(getattr(error, "code", "internal"), str(error)) from None
+
+
+def must_be_loaded(held: Held | None) -> Held:
+    """What an engine holds once it has loaded. Raises EngineFailure before."""
+    if held is None:
+        raise EngineFailure("bad-request", "no model is loaded", "send load first")
+    return held
+
+
+def check_tokens(tokens: array[int], n_positions: int, vocab_size: int, n_ctx: int) -> None:
+    """Raises EngineFailure unless these are ids of the vocabulary, and `n_positions` fit the cache."""
+    if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
+        raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
+    if n_positions > n_ctx:
+        exceeding = f"{n_positions} positions exceed the {n_ctx} of the cache"
+        raise EngineFailure("bad-request", exceeding, "load with more n_ctx")
+
+
+def freeze_garbage() -> None:
+    """At the end of a load: the collector need not walk what was imported while a token is timed."""
+    gc.collect()
+    gc.freeze()
+
+
+def thaw_garbage() -> None:
+    """At the end of an unload: what was loaded goes now."""
+    gc.unfreeze()
+    gc.collect()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -20,3 +23,12 @@ def cache_folder() -> Path:
     """Where models and compiled kernels are kept between runs (XDG base directory specification)."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "enginebench"
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Python's, and that of each package; one that a vendor's interpreter has under another name is left out."""
+    found = {"python": sys.version.split()[0]}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

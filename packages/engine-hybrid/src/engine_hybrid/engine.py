@@ -5,7 +5,6 @@ tinygrad reads its settings when it is imported, so the modules that import it a
 
 from __future__ import annotations
 
-import gc
 import sys
 from array import array
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,17 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    check_tokens,
+    freeze_garbage,
+    must_be_loaded,
+    stage,
+    thaw_garbage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -63,8 +72,7 @@ class HybridEngine(Engine):
                 timed = request.configuration == "auto"
                 self._plan = plan.planned(llama, backend.lanes, timed, lambda f: progress("compile", f))
         self._n_ctx = request.n_ctx
-        gc.collect()
-        gc.freeze()  # the collector need not walk both libraries while a token is timed
+        freeze_garbage()
         found = versions(backend) | {"regions": in_one_line(self._plan.where)}
         return report(request, checkpoint, llama, stages, found)
 
@@ -81,21 +89,14 @@ class HybridEngine(Engine):
 
     def unload(self) -> None:
         self._plan = None
-        gc.unfreeze()
-        gc.collect()
+        thaw_garbage()
 
     def _loaded(self) -> Plan:
-        if self._plan is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._plan
+        return must_be_loaded(self._plan)
 
     def _ready(self, tokens: array[int], n_positions: int) -> Plan:
         plan = self._loaded()
-        vocab_size = plan.decoder.llama.config.vocab_size
-        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
-            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
-        if n_positions > self._n_ctx:
-            raise EngineFailure("bad-request", f"{n_positions} positions exceed the {self._n_ctx} of the cache")
+        check_tokens(tokens, n_positions, plan.decoder.llama.config.vocab_size, self._n_ctx)
         return plan
 
 

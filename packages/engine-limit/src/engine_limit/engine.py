@@ -7,7 +7,6 @@ which is limited by arithmetic. It has no logits.
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,15 @@ from typing import ClassVar
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    failing,
+    must_be_loaded,
+    stage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -38,13 +45,14 @@ class LimitEngine(Engine):
         self._vocab_size = 0
 
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
-        started_ns = time.perf_counter_ns()
-        checkpoint = _opened(request.model_path)
-        weights = read_per_token(checkpoint)
-        self._reader = reader = _new_reader(request, total_bytes(weights))
-        copy_weights(checkpoint, weights, reader, lambda fraction: progress("read", fraction))
+        stages: dict[str, int] = {}
+        with stage(stages, "read"):
+            with failing(ModelError):
+                checkpoint = open_checkpoint(Path(request.model_path))
+            weights = read_per_token(checkpoint)
+            self._reader = reader = _new_reader(request, total_bytes(weights))
+            copy_weights(checkpoint, weights, reader, lambda fraction: progress("read", fraction))
         self._vocab_size = checkpoint.config.vocab_size
-        stages = {"read": time.perf_counter_ns() - started_ns}
         return _report(request, checkpoint, main_dtype(weights), reader, stages)
 
     def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
@@ -67,16 +75,7 @@ class LimitEngine(Engine):
         self._reader = None
 
     def _loaded(self) -> Reader:
-        if self._reader is None:
-            raise EngineFailure("bad-request", "no model is loaded")
-        return self._reader
-
-
-def _opened(path: str) -> Checkpoint:
-    try:
-        return open_checkpoint(Path(path))
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
+        return must_be_loaded(self._reader)
 
 
 def _new_reader(request: Load, n_bytes: int) -> Reader:

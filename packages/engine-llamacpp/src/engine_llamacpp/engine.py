@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, failing, must_be_loaded, stage
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -108,18 +108,14 @@ class LlamacppEngine(Engine):
         self._sequence = self._model = self._held = None
 
     def _ready(self) -> Sequence:
-        if self._sequence is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._sequence
+        return must_be_loaded(self._sequence)
 
 
 def opened(request: Load) -> tuple[Path, Checkpoint]:
     """The GGUF file, checked before llama.cpp sees it: it would also run architectures that are no LLaMA."""
-    try:
+    with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
     if checkpoint.format != "gguf":
         raise EngineFailure(
             "unsupported", f"{checkpoint.path} holds {checkpoint.format}, llama.cpp reads GGUF", "use a .gguf file"

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    check_tokens,
+    failing,
+    must_be_loaded,
+    stage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -92,9 +101,7 @@ class OllamaEngine(Engine):
         return rows.data
 
     def memory(self) -> MemoryAccount:
-        if self._account is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        held = self._account
+        held = must_be_loaded(self._account)
         return MemoryAccount(held.weights_bytes, held.kv_cache_bytes, workspace_bytes=held.workspace_bytes)
 
     def unload(self) -> None:
@@ -174,14 +181,9 @@ class OllamaEngine(Engine):
         )
 
     def _ready(self, tokens: array[int], n_positions: int) -> Client:
-        if self._client is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        if not tokens or min(tokens) < 0 or max(tokens) >= self._vocab_size:
-            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {self._vocab_size - 1}")
-        if n_positions > self._n_ctx:
-            needed = f"{n_positions} positions exceed the {self._n_ctx} of the cache"
-            raise EngineFailure("bad-request", needed, "load with more n_ctx")
-        return self._client
+        client = must_be_loaded(self._client)
+        check_tokens(tokens, n_positions, self._vocab_size, self._n_ctx)
+        return client
 
     @contextmanager
     def _failures(self, refused: str = "internal") -> Iterator[None]:
@@ -220,11 +222,9 @@ class OllamaEngine(Engine):
 
 def opened(request: Load) -> Checkpoint:
     """The model, checked before Ollama sees it: it would also run architectures that are no LLaMA."""
-    try:
+    with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
     if checkpoint.format != "gguf":
         raise EngineFailure("unsupported", f"{checkpoint.path} holds {checkpoint.format}", "give Ollama a .gguf file")
     return checkpoint

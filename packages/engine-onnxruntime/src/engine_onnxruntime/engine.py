@@ -5,7 +5,6 @@ ONNX Runtime decides about telemetry when it is imported, so the modules that im
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from array import array
@@ -17,7 +16,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    check_tokens,
+    failing,
+    freeze_garbage,
+    must_be_loaded,
+    stage,
+    thaw_garbage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -65,8 +75,7 @@ class OnnxruntimeEngine(Engine):
                     self._decoder = genai.open_decoder(*needed, folder=Path(request.scratch) / "genai")
                 else:
                     self._decoder = decoding.open_decoder(*needed)
-        gc.collect()
-        gc.freeze()  # the collector need not walk what onnx imported while a token is timed
+        freeze_garbage()
         return report(request, checkpoint, self._decoder, stages)
 
     def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
@@ -81,30 +90,21 @@ class OnnxruntimeEngine(Engine):
 
     def unload(self) -> None:
         self._decoder = None
-        gc.unfreeze()
-        gc.collect()
+        thaw_garbage()
 
     def _loaded(self) -> Decoder | GenaiDecoder:
-        if self._decoder is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._decoder
+        return must_be_loaded(self._decoder)  # type: ignore[return-value]  # mypy joins the two classes to object
 
     def _ready(self, tokens: array[int], n_positions: int) -> Decoder | GenaiDecoder:
         decoder = self._loaded()
-        vocab_size = decoder.config.vocab_size
-        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
-            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
-        if n_positions > decoder.n_ctx:
-            raise EngineFailure("bad-request", f"{n_positions} positions exceed the {decoder.n_ctx} of the cache")
+        check_tokens(tokens, n_positions, decoder.config.vocab_size, decoder.n_ctx)
         return decoder
 
 
 def opened(request: Load) -> Checkpoint:
-    try:
+    with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
     return checkpoint
 
 

@@ -6,11 +6,9 @@ TensorRT-LLM reads its environment when it is imported, and takes seconds: `libr
 from __future__ import annotations
 
 import os
-import sys
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -18,8 +16,18 @@ from typing import ClassVar
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_models.hugging_face import folder_of
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    check_tokens,
+    failing,
+    must_be_loaded,
+    stage,
+)
 from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.host import installed_versions
 from enginebench_protocol.messages import Load, Loaded
 
 from engine_tensorrt_llm.account import Held, held
@@ -75,16 +83,11 @@ class TensorRtLlmEngine(Engine):
             decoder.close()
 
     def _loaded(self) -> Decoder:
-        if self._decoder is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._decoder
+        return must_be_loaded(self._decoder)
 
     def _ready(self, tokens: array[int], n_positions: int) -> Decoder:
         decoder = self._loaded()
-        if not tokens or min(tokens) < 0 or max(tokens) >= decoder.vocab_size:
-            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {decoder.vocab_size - 1}")
-        if n_positions > decoder.n_ctx:
-            raise EngineFailure("bad-request", f"{n_positions} positions exceed the {decoder.n_ctx} of the cache")
+        check_tokens(tokens, n_positions, decoder.vocab_size, decoder.n_ctx)
         return decoder
 
 
@@ -104,14 +107,12 @@ def imported(cache: Path) -> ModuleType:
 def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tuple[Checkpoint, Settings]:
     """The checkpoint, and the folder that TensorRT-LLM will read; written first where the model is a GGUF file."""
     cache = Path(request.cache) / "hugging-face"
-    try:
+    with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
         check_type(checkpoint)
         with stage(stages, "convert"):
             folder = folder_of(checkpoint, cache, lambda fraction: progress("convert", fraction))
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
     return checkpoint, Settings(folder, checkpoint.config.vocab_size, request.n_ctx)
 
 
@@ -156,8 +157,5 @@ def report(request: Load, checkpoint: Checkpoint, found: Held, stages: dict[str,
 
 
 def versions(cuda: str | None) -> dict[str, str]:
-    found = {"python": sys.version.split()[0], **({"cuda": cuda} if cuda else {})}
-    for name in ("tensorrt-llm", "torch", "tensorrt", "flashinfer-python", "transformers"):
-        with suppress(PackageNotFoundError):  # a vendor's interpreter may have it under another name
-            found[name] = version(name)
-    return found
+    found = installed_versions("tensorrt-llm", "torch", "tensorrt", "flashinfer-python", "transformers")
+    return found | ({"cuda": cuda} if cuda else {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from array import array
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,18 @@ from typing import ClassVar
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    check_tokens,
+    failing,
+    freeze_garbage,
+    must_be_loaded,
+    stage,
+    thaw_garbage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -82,8 +92,7 @@ class TensorrtEngine(Engine):
                 needed = (library, engine, self._device, checkpoint.config, request.n_ctx)
                 self._session = Session(*needed, settings.captured)
         self._held = Held(**plan.facts)
-        gc.collect()
-        gc.freeze()  # the collector need not walk what was imported while a token is timed
+        freeze_garbage()
         return report(request, checkpoint, self._session, self._held, stages)
 
     def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
@@ -100,33 +109,24 @@ class TensorrtEngine(Engine):
 
     def unload(self) -> None:
         self._session = None
-        gc.unfreeze()
-        gc.collect()  # contexts and the engine go before the device they live on
+        thaw_garbage()  # contexts and the engine go before the device they live on
         if self._device is not None:
             self._device.close()
             self._device = None
 
     def _loaded(self) -> Session:
-        if self._session is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._session
+        return must_be_loaded(self._session)
 
     def _ready(self, tokens: array[int], n_positions: int) -> Session:
         session = self._loaded()
-        vocab_size = session.config.vocab_size
-        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
-            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
-        if n_positions > session.n_ctx:
-            raise EngineFailure("bad-request", f"{n_positions} positions exceed the {session.n_ctx} of the cache")
+        check_tokens(tokens, n_positions, session.config.vocab_size, session.n_ctx)
         return session
 
 
 def opened(request: Load) -> Checkpoint:
-    try:
+    with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
     return checkpoint
 
 

@@ -5,7 +5,6 @@ tinygrad reads its settings when it is imported, so the modules that import it a
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 from array import array
@@ -18,7 +17,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    check_tokens,
+    freeze_garbage,
+    must_be_loaded,
+    stage,
+    thaw_garbage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -69,7 +78,7 @@ class TinygradEngine(Engine):
             with stage(stages, "compile"):
                 self._graphs.capture(BEAM_WIDTHS[request.configuration], lambda f: progress("compile", f))
         self._n_ctx = request.n_ctx
-        settle_garbage_collector()
+        freeze_garbage()  # walking the graphs takes 0.15 s, as long as a token or two of the 1B model
         held = account.of(self._graphs)
         return Loaded(
             id=request.id,
@@ -114,23 +123,14 @@ class TinygradEngine(Engine):
 
     def unload(self) -> None:
         self._graphs = None
-        gc.unfreeze()
-        gc.collect()
+        thaw_garbage()
 
     def _loaded(self) -> Graphs:
-        if self._graphs is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._graphs
+        return must_be_loaded(self._graphs)
 
     def _ready(self, tokens: array[int], n_positions: int) -> Graphs:
         graphs = self._loaded()
-        vocab_size = graphs.llama.config.vocab_size
-        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
-            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
-        if n_positions > self._n_ctx:
-            raise EngineFailure(
-                "bad-request", f"{n_positions} positions exceed the {self._n_ctx} of the cache", "load with more n_ctx"
-            )
+        check_tokens(tokens, n_positions, graphs.llama.config.vocab_size, self._n_ctx)
         return graphs
 
 
@@ -147,12 +147,6 @@ def explained() -> Iterator[None]:
         raise EngineFailure(error.code, str(error)) from error
     except subprocess.CalledProcessError as error:
         raise EngineFailure("compile", f"clang ended with {error.returncode}", "see stderr") from error
-
-
-def settle_garbage_collector() -> None:
-    """Keep the collector off the graphs: walking them takes 0.15 s, as long as a token or two of the 1B model."""
-    gc.collect()
-    gc.freeze()
 
 
 def versions(backend: Backend) -> dict[str, str]:

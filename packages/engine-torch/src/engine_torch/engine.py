@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import sys
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +15,18 @@ import numpy as np
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_protocol.engine import (
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    check_tokens,
+    failing,
+    freeze_garbage,
+    must_be_loaded,
+    stage,
+    thaw_garbage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -63,15 +72,14 @@ class TorchEngine(Engine):
         checkpoint = opened(request)
         dtype = weight_dtype(checkpoint, settings, device)
         configure(request, settings)
-        started_ns = time.perf_counter_ns()
+        stages: dict[str, int] = {}
         try:
-            model = load_model(checkpoint, dtype, device, lambda fraction: progress("read", fraction))
-            self._decoder = Decoder(model, request.n_ctx, settings.compiled)
+            with stage(stages, "read"):
+                model = load_model(checkpoint, dtype, device, lambda fraction: progress("read", fraction))
+                self._decoder = Decoder(model, request.n_ctx, settings.compiled)
         except torch.OutOfMemoryError as error:
             raise EngineFailure("out-of-memory", str(error), "use a smaller model or a 16-bit configuration") from None
-        stages = {"read": time.perf_counter_ns() - started_ns}
-        gc.collect()
-        gc.freeze()  # the collector need not walk what torch imported while a token is timed
+        freeze_garbage()
         return report(request, checkpoint, model, stages)
 
     def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
@@ -87,21 +95,14 @@ class TorchEngine(Engine):
 
     def unload(self) -> None:
         self._decoder = None
-        gc.unfreeze()
-        gc.collect()
+        thaw_garbage()
 
     def _loaded(self) -> Decoder:
-        if self._decoder is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._decoder
+        return must_be_loaded(self._decoder)
 
     def _ready(self, tokens: array[int], n_positions: int) -> Decoder:
         decoder = self._loaded()
-        vocab_size, n_ctx = decoder.model.config.vocab_size, len(decoder.positions)
-        if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size:
-            raise EngineFailure("bad-request", f"the tokens must be 1 or more ids from 0 to {vocab_size - 1}")
-        if n_positions > n_ctx:
-            raise EngineFailure("bad-request", f"{n_positions} positions exceed the {n_ctx} of the cache")
+        check_tokens(tokens, n_positions, decoder.model.config.vocab_size, len(decoder.positions))
         return decoder
 
 
@@ -114,11 +115,9 @@ def chosen_device(name: str) -> torch.device:
 
 
 def opened(request: Load) -> Checkpoint:
-    try:
+    with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
     return checkpoint
 
 

@@ -6,19 +6,18 @@ vLLM reads its environment when it is imported, and takes seconds: the modules t
 from __future__ import annotations
 
 import os
-import sys
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_models.hugging_face import own_folder, sixteen_bit_type, written_folder
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, failing, must_be_loaded, stage
 from enginebench_protocol.errors import EngineFailure
+from enginebench_protocol.host import installed_versions
 from enginebench_protocol.messages import Load, Loaded
 
 from engine_vllm.settings import Settings, environment
@@ -74,9 +73,7 @@ class VllmEngine(Engine):
             decoder.close()
 
     def _loaded(self) -> Decoder:
-        if self._decoder is None:
-            raise EngineFailure("bad-request", "no model is loaded", "send load first")
-        return self._decoder
+        return must_be_loaded(self._decoder)
 
 
 def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tuple[Checkpoint, Settings]:
@@ -86,17 +83,14 @@ def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tup
         raise EngineFailure("unsupported", f"no configuration {request.configuration!r}", f"use one of {known}")
     if request.device != "cuda":
         raise EngineFailure("unsupported", f"device {request.device!r}: vLLM needs an NVIDIA GPU", "use --device cuda")
-    try:
+    with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
         folder = own_folder(checkpoint)
         if folder is None:
             with stage(stages, "convert"):
-                folder = written_folder(
-                    checkpoint, Path(request.cache) / "hugging-face", lambda f: progress("convert", f)
-                )
-    except ModelError as error:
-        raise EngineFailure(error.code, str(error)) from None
+                cache = Path(request.cache) / "hugging-face"
+                folder = written_folder(checkpoint, cache, lambda fraction: progress("convert", fraction))
     eager = request.configuration == "eager"
     return checkpoint, Settings(folder, checkpoint.config, sixteen_bit_type(checkpoint), request.n_ctx, eager)
 
@@ -150,8 +144,5 @@ def report(request: Load, checkpoint: Checkpoint, held: Held, stages: dict[str, 
 
 
 def versions(cuda: str | None) -> dict[str, str]:
-    found = {"python": sys.version.split()[0], **({"cuda": cuda} if cuda else {})}
-    for name in ("vllm", "torch", "triton", "flashinfer-python", "transformers"):
-        with suppress(PackageNotFoundError):  # a vendor's interpreter may have it under another name
-            found[name] = version(name)
-    return found
+    found = installed_versions("vllm", "torch", "triton", "flashinfer-python", "transformers")
+    return found | ({"cuda": cuda} if cuda else {})
