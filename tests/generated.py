@@ -6,8 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
-from enginebench import table
-from enginebench.result import read_result
+from enginebench.report import table
+from enginebench.store.result import read_result
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

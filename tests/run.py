@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from enginebench import discovery
+from enginebench.workspace import discovery
 from enginebench_protocol.host import default_device
 
 ROOT = Path(__file__).resolve().parents[1]

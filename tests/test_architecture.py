@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from enginebench.discovery import discover
+from enginebench.workspace.discovery import discover
 
 ROOT = Path(__file__).resolve().parents[1]
 HARNESS = ("enginebench_protocol", "enginebench_models", "enginebench")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from enginebench.record import (
+from enginebench.store.record import (
     Case,
     Failure,
     FidelityReading,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from enginebench.comparable import difference
+from enginebench.judge.comparable import difference
 
 
 def test_the_same_work_has_no_difference(records: Any) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from enginebench.discovery import EngineInfo, Option, discover, select, unavailable_reason
 from enginebench.errors import UsageError
+from enginebench.workspace.discovery import EngineInfo, Option, discover, select, unavailable_reason
 
 TABLE = """
 [project]

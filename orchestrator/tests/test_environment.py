@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from enginebench import environment
-from enginebench.discovery import EngineInfo, discover, environments
+from enginebench.workspace import environment
+from enginebench.workspace.discovery import EngineInfo, discover, environments
 
 PYPROJECT = """
 [project]

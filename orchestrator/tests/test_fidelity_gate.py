@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from enginebench.fidelity_gate import judge
-from enginebench.record import FidelityReading
+from enginebench.judge.fidelity_gate import judge
+from enginebench.store.record import FidelityReading
 from enginebench_models import catalogue
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.fidelity import probe_ids

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from enginebench.interval import interval_95, log_mean
+from enginebench.judge.interval import interval_95, log_mean
 
 
 def test_the_log_mean_is_the_geometric_mean() -> None:

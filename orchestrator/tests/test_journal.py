@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from enginebench.errors import UsageError
-from enginebench.journal import SCHEMA_VERSION, Journal, read_journal
+from enginebench.store.journal import SCHEMA_VERSION, Journal, read_journal
 
 HEADER = {"run_id": "r1", "plan": {"seed": 0}, "environment": {}}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from enginebench import machine
-from enginebench.machine import Gpu, noise_warnings, parse_gpus, read_environment, read_noise
-from enginebench.result import schema_fault
+from enginebench.machine import facts as machine
+from enginebench.machine.facts import Gpu, noise_warnings, parse_gpus, read_environment, read_noise
+from enginebench.store.result import schema_fault
 
 
 @pytest.fixture

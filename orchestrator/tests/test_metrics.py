@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from enginebench.metrics import ABOVE_LIMIT, GATE_FAILED, GATE_MISSING, Limit, case_metrics, limit_of
-from enginebench.record import Launch, Workload
+from enginebench.judge.metrics import ABOVE_LIMIT, GATE_FAILED, GATE_MISSING, Limit, case_metrics, limit_of
+from enginebench.store.record import Launch, Workload
 
 MS = 1_000_000
 NAMES = {

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from enginebench.conformance import run_conformance
-from enginebench.discovery import ROOT, discover
 from enginebench.errors import UsageError
-from enginebench.new_engine import TEMPLATE, insertion_point, new_engine, with_conflict
+from enginebench.workspace.discovery import ROOT, discover
+from enginebench.workspace.new_engine import TEMPLATE, insertion_point, new_engine, with_conflict
 from enginebench_models.catalogue import entry
 from enginebench_models.synthesis import synthesise
 

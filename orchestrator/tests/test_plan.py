@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from enginebench.errors import UsageError
-from enginebench.plan import PRESETS, Plan, check_fits, preset
-from enginebench.record import Case, Workload
-from enginebench.schedule import Cost, Fit, fit
+from enginebench.plan.plan import PRESETS, Plan, check_fits, preset
+from enginebench.plan.schedule import Cost, Fit, fit
+from enginebench.store.record import Case, Workload
 from enginebench_models import catalogue
 
 WORKLOAD = Workload(n_prompt=8, n_gen=4)
@@ -65,9 +65,7 @@ def test_everything_runs_where_it_fits() -> None:
 
 def test_requests_are_left_out_before_launches() -> None:
     assert fit(QUICK, ONE_SECOND, 29.9) == Fit(3, 4, 2, ("1 of 5 measured requests per launch",))
-    assert fit(QUICK, ONE_SECOND, 20.0) == Fit(
-        2, 5, 2, ("1 of 3 launches per case",)
-    )
+    assert fit(QUICK, ONE_SECOND, 20.0) == Fit(2, 5, 2, ("1 of 3 launches per case",))
 
 
 def test_one_launch_of_one_request_always_remains() -> None:

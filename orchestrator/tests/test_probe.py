@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from enginebench import probe
-from enginebench.probe import MemorySampler, PssReading, kilobyte_fields, process_tree, read_process, read_tree
+from enginebench.machine import memory as probe
+from enginebench.machine.memory import MemorySampler, PssReading, kilobyte_fields, process_tree, read_process, read_tree
 
 MIB = 2**20
 ALLOCATED = 200_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from enginebench.process import ChildProcess, Watchdog, engine_environment, printable
+from enginebench.run.process import ChildProcess, Watchdog, engine_environment, printable
 
 PYTHON = [sys.executable, "-I", "-c"]
 
@@ -77,7 +77,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 def test_the_watchdog_kills_what_it_guards_when_the_orchestrator_dies(tmp_path: Path) -> None:
     """The orchestrator is a process of its own here, so that it can be killed."""
     code = (
-        "import subprocess, sys, time\nfrom enginebench.process import Watchdog\n"
+        "import subprocess, sys, time\nfrom enginebench.run.process import Watchdog\n"
         "w = Watchdog()\np = subprocess.Popen(['sleep', '1000'], start_new_session=True)\nw.guard(p.pid)\n"
         "print(p.pid, flush=True)\ntime.sleep(1000)"
     )

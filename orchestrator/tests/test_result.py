@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from enginebench.discovery import ROOT
 from enginebench.errors import BenchError, UsageError
-from enginebench.metrics import case_metrics
-from enginebench.result import CaseFacts, anonymous, assemble, dumped, read_result, schema_fault, write_result
+from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.judge.metrics import case_metrics
+from enginebench.store.anonymous import anonymous
+from enginebench.store.result import dumped, read_result, schema_fault, write_result
+from enginebench.workspace.discovery import ROOT
 from enginebench_protocol.reproduce import plan_of, recorded_cases
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from enginebench.result import CaseFacts, assemble
-from enginebench.table import COLUMNS, ResultTable, markdown, rich_table, rounded, to_csv, to_json
+from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.report.table import COLUMNS, ResultTable, markdown, rich_table, rounded, to_csv, to_json
 from rich.console import Console
 
 ROLES = {"limit": "instrument"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from enginebench import conformance
 from enginebench.conformance import Check, launch, life, run_conformance
-from enginebench.discovery import Configuration, EngineInfo, discover
+from enginebench.workspace.discovery import Configuration, EngineInfo, discover
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.synthesis import synthesise

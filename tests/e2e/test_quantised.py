@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from enginebench import discovery
+from enginebench.workspace import discovery
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.store import LocalModels
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, Keys

@@ -7,9 +7,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginebench import discovery, environment
-from enginebench.environment import Interpreter
 from enginebench.errors import UnavailableError
+from enginebench.workspace import discovery, environment
+from enginebench.workspace.environment import Interpreter
 from enginebench_models.store import locate
 from enginebench_protocol.host import default_threads
 from side_by_side import Contender, Ready, side_by_side

@@ -18,8 +18,8 @@ from typing import Any
 
 import harness
 from bench import ROOT, Bench, Row
-from enginebench import machine
 from enginebench.errors import UnavailableError
+from enginebench.machine import facts as machine
 
 PAGE = ROOT / "docs" / "selfbench.md"
 RAW = ROOT / "docs" / "selfbench.json"

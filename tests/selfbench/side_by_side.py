@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enginebench.process import ChildProcess, engine_environment
+from enginebench.run.process import ChildProcess, engine_environment
 from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids, unpack_times
 from enginebench_protocol.errors import ProtocolError

@@ -1,6 +1,6 @@
 """`python -m enginebench`."""
 
-from .cli import main
+from enginebench.cli import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 
 from bench import Bench, Row
-from enginebench.environment import Interpreter
+from enginebench.workspace.environment import Interpreter
 from side_by_side import started
 
 

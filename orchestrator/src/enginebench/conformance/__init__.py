@@ -13,7 +13,7 @@ from pathlib import Path
 from enginebench.conformance.endings import ENDINGS
 from enginebench.conformance.launch import Check, Launch, Subject
 from enginebench.conformance.life import Life
-from enginebench.discovery import EngineInfo
+from enginebench.workspace.discovery import EngineInfo
 
 __all__ = ["Check", "run_conformance"]
 

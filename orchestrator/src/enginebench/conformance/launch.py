@@ -19,8 +19,8 @@ from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.host import default_device, default_threads
 from enginebench_protocol.messages import Hello
 
-from enginebench.discovery import EngineInfo
-from enginebench.process import ChildProcess, engine_environment
+from enginebench.run.process import ChildProcess, engine_environment
+from enginebench.workspace.discovery import EngineInfo
 
 N_CTX = 64
 HELLO_SECONDS, END_SECONDS = 180.0, 5.0

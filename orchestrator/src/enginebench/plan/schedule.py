@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from enginebench.store.record import Launch
+
 from .plan import Preset
-from .record import Launch
 
 FEWEST_ITERATIONS = 2
 

@@ -11,8 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginebench.errors import UsageError
+
 from .discovery import discover
-from .errors import UsageError
 
 TEMPLATE = Path(__file__).parent / "template"
 _SUFFIX = ".tmpl"  # no tool takes the template for code of this package

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from enginebench_models.config import LlamaConfig
 
-from .errors import UsageError, unknown
-from .record import Case, Workload
+from enginebench.errors import UsageError, unknown
+from enginebench.store.record import Case, Workload
 
 
 @dataclass(frozen=True)

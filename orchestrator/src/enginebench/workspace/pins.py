@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from enginebench.errors import UnavailableError
+
 from .discovery import ROOT, EngineInfo, environments
-from .errors import UnavailableError
 
 _FORM = (
     "--no-header",

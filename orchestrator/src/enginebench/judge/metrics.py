@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import msgspec
 from enginebench_protocol.timing import RequestTiming
 
+from enginebench.store.record import Case, Launch, LoadedFacts, MemoryReading, Request
+
 from .interval import interval_95, log_mean
-from .record import Case, Launch, LoadedFacts, MemoryReading, Request
 
 GATE_FAILED = "fidelity gate failed"
 GATE_MISSING = "no fidelity reading"

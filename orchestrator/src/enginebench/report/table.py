@@ -18,10 +18,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from .machine import noise_warnings
-from .metrics import GATE_FAILED, GATE_MISSING
-from .process import printable
-from .result import dumped
+from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING
+from enginebench.machine.facts import noise_warnings
+from enginebench.run.process import printable
+from enginebench.store.result import dumped
 
 NONE = "-"
 STDERR_LINES = 3

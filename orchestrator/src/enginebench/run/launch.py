@@ -29,10 +29,8 @@ from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Event, Generated, Loaded, Progress
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
-from .environment import Interpreter
-from .probe import MemorySampler
-from .process import ChildProcess, Watchdog
-from .record import (
+from enginebench.machine.memory import MemorySampler
+from enginebench.store.record import (
     PROBE_PREFILL,
     Case,
     Failure,
@@ -43,6 +41,9 @@ from .record import (
     MemoryReading,
     Request,
 )
+from enginebench.workspace.environment import Interpreter
+
+from .process import ChildProcess, Watchdog
 
 Say = Callable[[str], None]
 HELLO_SECONDS = 180.0

@@ -13,9 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from .errors import UsageError, unknown
+from enginebench.errors import UsageError, unknown
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 """The workspace: members are installed editable, so the checkout is where this file is."""
 
 GIB = 2**30

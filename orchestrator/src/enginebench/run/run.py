@@ -21,18 +21,22 @@ from enginebench_models.fidelity import probe_ids
 from enginebench_models.store import LocatedModel, locate
 from enginebench_protocol.host import cache_folder, default_device
 
-from . import discovery, environment, fidelity_gate, machine
-from .discovery import EngineInfo
-from .environment import Interpreter
-from .errors import UnavailableError, UsageError
-from .journal import Journal
+from enginebench.errors import UnavailableError, UsageError
+from enginebench.judge import fidelity_gate
+from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.machine import facts as machine
+from enginebench.plan.plan import Plan, Preset, check_fits
+from enginebench.plan.schedule import Cost, Fit, cost_of, fit
+from enginebench.store.journal import Journal
+from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch, LoadedFacts
+from enginebench.store.result import write_result
+from enginebench.workspace import discovery, environment
+from enginebench.workspace.discovery import EngineInfo
+from enginebench.workspace.environment import Interpreter
+
 from .launch import Judge, LaunchOrder, run_launch
-from .plan import Plan, Preset, check_fits
 from .process import Watchdog, become_subreaper
 from .progress import ProgressBar
-from .record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch, LoadedFacts
-from .result import CaseFacts, assemble, write_result
-from .schedule import Cost, Fit, cost_of, fit
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,24 @@
-"""The result of a run: everything recorded, the metrics derived from it, and the verdict on each case. One JSON file.
+"""From the launches of a run to its result: the metrics of each case, where it stands, and why.
 
-Its fields are described in results/SCHEMA.md and checked against results/result.schema.json on writing and on reading.
-Nothing of the machine but its kind goes in: texts of failing engines lose paths and host name here.
+Everything recorded stays in the result; what is derived here can be derived again from it. Texts of failing engines
+lose what they say of this machine (`store.anonymous`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import socket
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import msgspec
-from enginebench_protocol.host import cache_folder
+
+from enginebench.store.anonymous import anonymous, anonymous_launch
+from enginebench.store.journal import SCHEMA_VERSION
+from enginebench.store.record import Case, FidelityReading, Launch, LoadedFacts
 
 from .comparable import difference
-from .discovery import ROOT
-from .errors import BenchError, UsageError
-from .journal import SCHEMA_VERSION, refuse_newer, sync_folder
 from .metrics import GATE_FAILED, Limit, case_metrics, gate_objection, limit_of
-from .record import Case, FidelityReading, Launch, LoadedFacts
-
-SCHEMA_FILE = ROOT / "results" / "result.schema.json"
 
 
 @dataclass(frozen=True)
@@ -163,7 +152,7 @@ def _case_result(
         "loaded": loaded,
         "versions": {**facts.versions, **(loaded.versions if loaded else {})},
         "pins_sha256": facts.pins_sha256,
-        "launches": [_anonymous_launch(launch) for launch in launches],
+        "launches": [anonymous_launch(launch) for launch in launches],
     }
 
 
@@ -173,107 +162,3 @@ def _fidelity(launches: Sequence[Launch]) -> FidelityReading | None:
 
 def _last_loaded(launches: Sequence[Launch]) -> LoadedFacts | None:
     return next((launch.loaded for launch in reversed(launches) if launch.loaded), None)
-
-
-# ---- nothing of this machine ----------------------------------------------------------------------------------
-
-
-def anonymous(text: str) -> str:
-    """`text` with the folders of this machine and its host name replaced by what they are."""
-    for place, name in _places():
-        text = re.sub(place, name, text)
-    return text
-
-
-@cache
-def _places() -> list[tuple[str, str]]:
-    """(pattern, name), longest folder first: the checkout may lie in the home folder."""
-    folders = {
-        str(ROOT): "<checkout>",
-        str(cache_folder()): "<cache>",
-        tempfile.gettempdir(): "<tmp>",
-        str(Path.home()): "~",
-    }
-    places = [(re.escape(folder), name) for folder, name in folders.items() if len(folder) > 1]
-    places.sort(key=lambda place: -len(place[0]))
-    return [*places, (rf"\b{re.escape(socket.gethostname())}\b", "<host>")]
-
-
-def _anonymous_launch(launch: Launch) -> Launch:
-    failure = launch.failure
-    if failure is None:
-        return launch
-    cleaned = msgspec.structs.replace(
-        failure,
-        message=anonymous(failure.message),
-        hint=anonymous(failure.hint),
-        detail=anonymous(failure.detail),
-        stderr_tail=[anonymous(line) for line in failure.stderr_tail],
-    )
-    return msgspec.structs.replace(launch, failure=cleaned)
-
-
-# ---- the file -------------------------------------------------------------------------------------------------
-
-
-def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """A reader sees the old file or the whole new one. Raises BenchError if `result` breaks the schema."""
-    fault = schema_fault(result)
-    if fault is not None:
-        raise BenchError(f"the result breaks its own schema at {fault}; the raw data is in the journal beside it")
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(dumped(result))
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """Raises UsageError for what is no result, is damaged, or was written by a newer version."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}; give the result.json of a run") from None
-    if not isinstance(result, dict):
-        raise UsageError(f"{path} holds no result of a run: give a result.json")
-    refuse_newer(result.get("schema_version"), path.name)
-    fault = schema_fault(result)
-    if fault is not None:
-        raise UsageError(f"{path} is damaged at {fault}")
-    return result
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def schema_fault(result: Mapping[str, Any]) -> str | None:
-    """The place and nature of the most telling violation of the schema; None if there is none."""
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(result))
-    if error is None:
-        return None
-    return f"{error.json_path}: {error.message[:300]}"
-
-
-@cache
-def _validator() -> jsonschema.Draft202012Validator:
-    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
-
-
-_NUMBER_LIST = re.compile(r"\[\n\s+(-?\d[\d.eE+-]*(?:,\n\s+-?\d[\d.eE+-]*)*)\n\s+\]")
-"""A list of plain numbers as json.dumps indents it. A string cannot match: its line breaks are escaped."""
-
-
-def dumped(result: Mapping[str, Any]) -> str:
-    """Indented JSON with each list of numbers on one line. Raises ValueError on NaN."""
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    return _NUMBER_LIST.sub(lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", text) + "\n"

@@ -11,7 +11,7 @@ from typing import Any
 from enginebench_protocol.codec import pack_ids
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
-from .record import Launch, Workload
+from enginebench.store.record import Launch, Workload
 
 
 def difference(launches: Sequence[Launch], plan: Mapping[str, Any]) -> str | None:

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import psutil
 
-from .discovery import ROOT
-from .record import Record
+from enginebench.store.record import Record
+from enginebench.workspace.discovery import ROOT
 
 PROC, SYS = Path("/proc"), Path("/sys")
 PRESSURE_WARNING = 1.0

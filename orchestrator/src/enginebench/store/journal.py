@@ -17,7 +17,8 @@ from typing import Any, Self
 
 import msgspec
 
-from .errors import UsageError
+from enginebench.errors import UsageError
+
 from .record import Launch
 
 SCHEMA_VERSION = 1

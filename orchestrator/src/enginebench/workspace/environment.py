@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginebench.errors import UnavailableError
+from enginebench.run.process import engine_environment
+
 from .discovery import ROOT, EngineInfo
-from .errors import UnavailableError
-from .process import engine_environment
 
 _STAMP = ".enginebench-made-from"
 _CAUSES = ("cause: ", "×", "├─▶", "╰─▶", "Caused by")

@@ -18,7 +18,7 @@ from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.fidelity import compare, gate
 from enginebench_models.reference_cache import reference_logits
 
-from .record import FidelityReading
+from enginebench.store.record import FidelityReading
 
 Logits = npt.NDArray[np.float32]
 

@@ -1,0 +1,89 @@
+"""`enginebench engines | models | show`: what there is, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from enginebench_models import catalogue
+from enginebench_protocol.host import default_device
+
+from enginebench.errors import unknown
+from enginebench.store.result import read_result
+from enginebench.workspace import discovery, environment
+from enginebench.workspace.discovery import EngineInfo
+
+from .options import DEFAULT_RESULTS, Output, OutputOption, ResultsOption, print_result
+
+
+def engines(output: OutputOption = Output.table) -> None:
+    """List engines and configurations, and whether they can run on this machine."""
+    rows = [_engine_row(info) for info in discovery.discover().values()]
+    if output is Output.json:
+        print(json.dumps({"engines": rows}, indent=2))
+        return
+    for row in rows:
+        state = "available" if row["available"] else f"unavailable: {row['reason']}"
+        print(f"{row['name']:<13} {row['role']:<11} {state}{'' if row['installed'] else ' (not installed yet)'}")
+        for name, what in row["configurations"].items():
+            print(f"  {row['name'] + ':' + name:<22} {what['description']}")
+
+
+def models(output: OutputOption = Output.table) -> None:
+    """List the models that have a name."""
+    rows: list[dict[str, Any]] = [
+        {
+            "name": entry.name,
+            "description": entry.description,
+            "parameters": entry.config.weight_elements(),
+            "bytes_16_bit": 2 * entry.config.weight_elements(),
+            "max_context": entry.config.max_context,
+            "licence": entry.licence,
+            "repository": entry.repository,
+        }
+        for entry in catalogue.entries().values()
+    ]
+    if output is Output.json:
+        print(json.dumps({"models": rows}, indent=2))
+        return
+    for row in rows:
+        size = f"{row['bytes_16_bit'] / 1e9:8.2f} GB in 16 bits"
+        print(f"{row['name']:<12} {size}   context {row['max_context']:>7}   {row['description']}")
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="run id, its folder, or a result.json")],
+    output: OutputOption = Output.table,
+    results: ResultsOption = DEFAULT_RESULTS,
+) -> None:
+    """Print the table of an earlier run."""
+    candidates = [results / run / "result.json", Path(run) / "result.json", Path(run)]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        raise unknown("run", run, [p.parent.name for p in results.glob("*/result.json")] or ["none yet"])
+    print_result(read_result(path), output)
+
+
+def _engine_row(info: EngineInfo) -> dict[str, Any]:
+    reason = discovery.unavailable_reason(info, None, default_device())
+    return {
+        "name": info.name,
+        "role": info.role,
+        "description": info.description,
+        "available": reason is None,
+        "reason": reason,
+        "installed": any(environment.is_synced(info, extra=extra) for extra in discovery.environments(info)),
+        "formats": info.formats,
+        "gpu": info.gpu,
+        "configurations": {
+            name: {
+                "description": c.description,
+                "precision": c.precision,
+                "in_all": c.in_all,
+                "reason": discovery.unavailable_reason(info, name, default_device()),
+            }
+            for name, c in info.configurations.items()
+        },
+    }

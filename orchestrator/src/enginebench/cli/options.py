@@ -1,0 +1,59 @@
+"""What several commands share: their options, their exit codes, and how a result is printed."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from enginebench.report import table
+from enginebench.workspace.discovery import ROOT
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+PIPED_WIDTH = 120
+DEFAULT_RESULTS = ROOT / "results" / "runs"
+
+
+class Weights(StrEnum):
+    auto = "auto"
+    real = "real"
+    synthetic = "synthetic"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Output(StrEnum):
+    table = "table"
+    md = "md"
+    json = "json"
+    csv = "csv"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="how to print")]
+ModelOption = Annotated[str, typer.Option(help="catalogue name, model file or directory")]
+WeightsOption = Annotated[Weights, typer.Option(help="auto: real files where there are any, else synthetic")]
+ResultsOption = Annotated[Path, typer.Option(help="where runs are kept", show_default="results/runs")]
+
+
+def print_result(result: dict[str, Any], output: Output) -> None:
+    if output is Output.table:
+        console = Console()
+        (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table.rich_table(result))
+    else:
+        print({Output.md: table.markdown, Output.json: table.to_json, Output.csv: table.to_csv}[output](result))
+
+
+def shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,51 @@
+"""Nothing of this machine but its kind goes into a result: its folders and its host name are replaced in texts."""
+
+from __future__ import annotations
+
+import re
+import socket
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from enginebench_protocol.host import cache_folder
+
+from enginebench.workspace.discovery import ROOT
+
+from .record import Launch
+
+
+def anonymous(text: str) -> str:
+    """`text` with the folders of this machine and its host name replaced by what they are."""
+    for place, name in _places():
+        text = re.sub(place, name, text)
+    return text
+
+
+@cache
+def _places() -> list[tuple[str, str]]:
+    """(pattern, name), longest folder first: the checkout may lie in the home folder."""
+    folders = {
+        str(ROOT): "<checkout>",
+        str(cache_folder()): "<cache>",
+        tempfile.gettempdir(): "<tmp>",
+        str(Path.home()): "~",
+    }
+    places = [(re.escape(folder), name) for folder, name in folders.items() if len(folder) > 1]
+    places.sort(key=lambda place: -len(place[0]))
+    return [*places, (rf"\b{re.escape(socket.gethostname())}\b", "<host>")]
+
+
+def anonymous_launch(launch: Launch) -> Launch:
+    failure = launch.failure
+    if failure is None:
+        return launch
+    cleaned = msgspec.structs.replace(
+        failure,
+        message=anonymous(failure.message),
+        hint=anonymous(failure.hint),
+        detail=anonymous(failure.detail),
+        stderr_tail=[anonymous(line) for line in failure.stderr_tail],
+    )
+    return msgspec.structs.replace(launch, failure=cleaned)
