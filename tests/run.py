@@ -9,10 +9,13 @@ and the end says so; what it has in tests/seam, where its library is replaced, r
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +35,41 @@ class Suite:
     environment: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a suite. `skipped`: reason → how many tests; none may pass for run."""
+
+    name: str
+    code: int
+    seconds: float
+    n_passed: int
+    skipped: dict[str, int]
+
+    def tell(self) -> None:
+        verdict = "passed" if self.code == 0 else "FAILED"
+        skips = f", {sum(self.skipped.values())} SKIPPED" if self.skipped else ""
+        print(f"{verdict}  {self.name}  ({self.n_passed} tests{skips}, {self.seconds:.0f} s)")
+        for reason, count in self.skipped.items():
+            print(f"        skipped {count}: {reason}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", action="append", help="only the tests of this engine; other words go to pytest")
     options, for_pytest = parser.parse_known_args()
     if unknown := set(options.engine or ()) - set(discovery.discover()):
         parser.error(f"no engine {min(unknown)!r}; there are {', '.join(discovery.discover())}")
-    suites = engine_suites(options.engine) if options.engine else [harness(), *engine_suites(None), fidelity()]
-    outcomes = [(suite.name, *run(suite, for_pytest)) for suite in suites]
+    left_out = not_run()
+    engines = engine_suites(options.engine, left_out)
+    outcomes = [run(suite, for_pytest) for suite in (engines if options.engine else [harness(), *engines, fidelity()])]
     print()
-    for name, code, seconds in outcomes:
-        print(f"{'passed' if code == 0 else 'FAILED'}  {name}  ({seconds:.0f} s)")
-    failed = sum(code != 0 for _, code, _ in outcomes)
-    left_out = {} if options.engine else not_run()
+    for outcome in outcomes:
+        outcome.tell()
+    if options.engine:
+        left_out = {}
     for package, reason in left_out.items():
         print(f"NOT RUN {package}{' but for tests/seam' if has_seam(package) else ''}: {reason}")
+    failed = sum(outcome.code != 0 for outcome in outcomes)
     print(f"suites: {len(outcomes) - failed} passed, {failed} failed, {len(left_out)} not run")
     return 1 if failed else 0
 
@@ -56,14 +79,14 @@ def harness() -> Suite:
     return Suite("harness", command, {})
 
 
-def engine_suites(names: list[str] | None) -> list[Suite]:
+def engine_suites(names: list[str] | None, left_out: dict[str, str]) -> list[Suite]:
     """Of the engines named, or of all whose tests can run here."""
     infos = [info for info in discovery.discover().values() if not names or info.name in names]
-    return [suite for info in infos for suite in suites_of(info, named=bool(names))]
+    return [suite for info in infos for suite in suites_of(info, info.package not in left_out, named=bool(names))]
 
 
-def suites_of(info: discovery.EngineInfo, named: bool) -> list[Suite]:
-    if info.package not in not_run() or (named and not has_seam(info.package)):
+def suites_of(info: discovery.EngineInfo, runs_here: bool, named: bool) -> list[Suite]:
+    if runs_here or (named and not has_seam(info.package)):
         return [in_environment_of(info.package, info.package, [], info.test_extra)]
     return [without_library(info.package)] if has_seam(info.package) else []
 
@@ -105,12 +128,25 @@ def in_environment_of(
     return Suite(name, command, {"UV_PROJECT_ENVIRONMENT": folder})
 
 
-def run(suite: Suite, extra: list[str]) -> tuple[int, float]:
+def run(suite: Suite, extra: list[str]) -> Outcome:
     print(f"\n== {suite.name}", flush=True)
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     started = time.monotonic()
-    done = subprocess.run([*suite.command, *extra], cwd=ROOT, env=environment | suite.environment, check=False)
-    return done.returncode, time.monotonic() - started
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "junit.xml"
+        command = [*suite.command, f"--junitxml={report}", *extra]
+        code = subprocess.run(command, cwd=ROOT, env=environment | suite.environment, check=False).returncode
+        n_passed, skipped = counted(report)
+    return Outcome(suite.name, code, time.monotonic() - started, n_passed, skipped)
+
+
+def counted(report: Path) -> tuple[int, dict[str, int]]:
+    """How many tests passed, and reason → how many were skipped, from pytest's JUnit file; nothing if there is none."""
+    if not report.exists():
+        return 0, {}
+    cases = list(ET.parse(report).getroot().iter("testcase"))
+    reasons = collections.Counter(skip.get("message", "") for case in cases for skip in case.findall("skipped"))
+    return sum(len(case.findall("*")) == 0 for case in cases), dict(reasons)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@
     ├── ContextExceeded      more positions asked for than the model has
     ├── ModelTypeMismatch    another architecture than the one asked for
     ├── TokenizerMissing     weights without a usable tokenizer
-    └── NoRoom               not enough disk for a synthetic model
+    └── NoRoom               not enough disk for a model to be written
 
 Each message holds the value that was found and what to do about it.
 """

@@ -16,7 +16,8 @@ import numpy as np
 
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.config import LlamaConfig
-from enginebench_models.errors import ModelError, NoRoom, UnsupportedModel
+from enginebench_models.disk import check_room
+from enginebench_models.errors import ModelError, UnsupportedModel
 from enginebench_models.pages import give_back
 from enginebench_models.rope import inverse_frequencies
 from enginebench_models.tensor import Tensor
@@ -26,6 +27,7 @@ FORM = 1
 
 BLOCK_BYTES = 16 << 20
 ALIGNMENT = 32
+HEADER_BYTES = 1 << 20
 SAFETENSORS_NAMES = {"float16": "F16", "bfloat16": "BF16"}
 
 Bits = np.ndarray[Any, Any]
@@ -66,7 +68,7 @@ def written_folder(checkpoint: Checkpoint, cache: Path, progress: Callable[[floa
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    check_room(checkpoint, cache)
+    check_room("A Hugging Face copy of the weights", 2 * checkpoint.config.weight_elements() + HEADER_BYTES, cache)
     scratch = Path(tempfile.mkdtemp(prefix=".", dir=cache))
     try:
         write(checkpoint, dtype, scratch, progress)
@@ -84,14 +86,6 @@ def check_frequencies(checkpoint: Checkpoint) -> None:
     ruled = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling)
     if not np.allclose(ruled, checkpoint.inverse_frequencies, rtol=1e-5, atol=0):
         raise UnsupportedModel(f"{checkpoint.path}: no rule of a config.json gives its RoPE frequencies.")
-
-
-def check_room(checkpoint: Checkpoint, folder: Path) -> None:
-    needed, free = 2 * checkpoint.config.weight_elements() + (1 << 20), shutil.disk_usage(folder).free
-    if needed > free:
-        raise NoRoom(
-            f"A Hugging Face copy of the weights takes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free."
-        )
 
 
 def write(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Callable[[float], None]) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 from gguf import GGUFWriter, TokenType
 
 from enginebench_models.config import LlamaConfig
-from enginebench_models.errors import NoRoom, UnsupportedModel
+from enginebench_models.disk import check_room
+from enginebench_models.errors import UnsupportedModel
 from enginebench_models.gguf_layout import LAYER_NAMES, ROPE_DIVISORS, WHOLE_NAMES
 from enginebench_models.hugging_face import hugging_face_config, safetensors_header
 from enginebench_models.layout import SYNTHETIC_KEY, Vocabulary, expected_shapes
@@ -26,6 +27,8 @@ from enginebench_models.synthetic_weights import RECIPE, Bits, chunks
 from enginebench_models.tokenizer import write_folder
 
 ALIGNMENT = 32
+HEADER_BYTES = 32 << 20
+"""Room for the header and the tokenizer."""
 
 
 def synthesise(config: LlamaConfig, path: Path, format: str = "gguf", seed: int = 0) -> Path:  # noqa: A002
@@ -38,7 +41,7 @@ def synthesise(config: LlamaConfig, path: Path, format: str = "gguf", seed: int 
     path.parent.mkdir(parents=True, exist_ok=True)
     if format not in ("gguf", "safetensors"):
         raise UnsupportedModel(f"Synthetic models are written as gguf or safetensors, not as {format!r}.")
-    check_room(config, path.parent)
+    check_room("A synthetic model of this shape", 2 * config.weight_elements() + HEADER_BYTES, path.parent)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         if format == "gguf":
@@ -50,16 +53,6 @@ def synthesise(config: LlamaConfig, path: Path, format: str = "gguf", seed: int 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return path
-
-
-def check_room(config: LlamaConfig, folder: Path) -> None:
-    """Raises NoRoom before anything is written. 32 MiB are for the header and the tokenizer."""
-    needed, free = 2 * config.weight_elements() + (32 << 20), shutil.disk_usage(folder).free
-    if needed > free:
-        raise NoRoom(
-            f"A synthetic model of this shape takes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free. "
-            "Make room or use a smaller model."
-        )
 
 
 def replace_folder(new: Path, path: Path) -> None:

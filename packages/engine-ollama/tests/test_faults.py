@@ -120,7 +120,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(EngineFailure, match=r"the import takes 0\.0 GB.* has 0\.0 GB free"):
+    with pytest.raises(EngineFailure, match=r"The import takes 0\.0 GB.* has 0\.0 GB free"):
         broken("none")
     assert not list((tmp_path / "cache" / "models").glob("blobs/*"))
 

@@ -95,13 +95,13 @@ def _print_plan(plan: planning.Plan, config: LlamaConfig, device: str) -> None:
 
 def _options(texts: list[str]) -> dict[str, dict[str, str]]:
     """Engine → name → value. Raises UsageError with the near match."""
+    known = {f"{info.name}.{own}" for info in discovery.discover().values() for own in info.options}
     found: dict[str, dict[str, str]] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         engine, dot, setting = name.partition(".")
         if not (equals and dot and value):
             raise UsageError(f"--option {text!r}: write ENGINE.NAME=VALUE, like ollama.host=127.0.0.1:11434")
-        known = {f"{info.name}.{own}" for info in discovery.discover().values() for own in info.options}
         if name not in known:
             raise unknown("option", name, known)
         found.setdefault(engine, {})[setting] = value

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError
+from enginebench_models.errors import ModelError, NoRoom
 from enginebench_protocol.engine import (
     Engine,
     Logits,
@@ -193,7 +193,6 @@ class OllamaEngine(Engine):
 
         from .account import NothingTold
         from .client import WrongCount
-        from .importing import NoRoom
         from .server import ServerFailed
         from .words import NotAWord
 

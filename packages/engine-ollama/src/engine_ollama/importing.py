@@ -15,6 +15,7 @@ from typing import Protocol
 
 import ollama
 from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.disk import check_room
 
 from .gguf_copy import write_copy
 from .words import Words
@@ -33,10 +34,6 @@ class Target(Protocol):
 
     def take(self, client: ollama.Client, copy: Path, sha256: str) -> None:
         """Make `copy` a blob of the server; it may be moved away."""
-
-
-class NoRoom(Exception):
-    """The copy does not fit on the disk."""
 
 
 def model_name(checkpoint: Checkpoint) -> str:
@@ -68,7 +65,7 @@ def deliver(
     client: ollama.Client, server: Target, checkpoint: Checkpoint, words: Words, progress: Callable[[float], None]
 ) -> str:
     """The digest of the blob, which the server has afterwards."""
-    check_room(server.folder, checkpoint.file_bytes + HEADER_BYTES)
+    check_room("The import", checkpoint.file_bytes + HEADER_BYTES, server.folder)
     folder = Path(tempfile.mkdtemp(prefix="import-", dir=server.folder))
     try:
         sha256 = write_copy(checkpoint.files[0], folder / "copy", words, progress)
@@ -76,9 +73,3 @@ def deliver(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return f"sha256:{sha256}"
-
-
-def check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise NoRoom(f"the import takes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free")
