@@ -140,7 +140,8 @@ def test_a_rate_above_the_limit_is_marked_and_explained(records: Any) -> None:
     result = table_of(records, cases)
     row = markdown_rows(result)["torch:half"]
     assert row["MBU %"] == "202!"
-    assert f"{row['note']}. MBU: above-limit" in markdown(result)
+    assert row["decode tok/s"] == "500!"
+    assert f"{row['note']}. invalid: above-limit: " in markdown(result)
 
 
 def test_an_engine_without_a_limit_beside_it_says_so(records: Any) -> None:

@@ -17,6 +17,8 @@ from enginebench.store.anonymous import anonymous, anonymous_launch
 from enginebench.store.journal import SCHEMA_VERSION
 from enginebench.store.record import Case, FidelityReading, Launch, LoadedFacts
 
+from . import plausibility
+from .bottleneck import bottleneck
 from .comparable import difference
 from .metrics import GATE_FAILED, Limit, case_metrics, gate_objection, limit_of
 
@@ -61,7 +63,7 @@ def assemble(
         "comparisons": [],
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(result))
-    return plain
+    return plausibility.judged(plain)
 
 
 def device_limits(cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]]) -> dict[tuple[str, str], Limit]:
@@ -149,6 +151,7 @@ def _case_result(
         "reason": None if verdict.reason is None else anonymous(verdict.reason),
         "metrics": case_metrics(launches, facts.role, limit),
         "fidelity": _fidelity(launches),
+        "bottleneck": bottleneck(launches, limit, plan) if facts.role == "engine" else None,
         "loaded": loaded,
         "versions": {**facts.versions, **(loaded.versions if loaded else {})},
         "pins_sha256": facts.pins_sha256,

@@ -22,6 +22,7 @@ from .interval import interval_95, log_mean
 GATE_FAILED = "fidelity gate failed"
 GATE_MISSING = "no fidelity reading"
 ABOVE_LIMIT = "above-limit"
+NO_COMPUTE_LIMIT = "no compute limit was measured in this run: the instrument reads, it does not multiply"
 NO_GAP = "one generated token has no gap to a next one"
 FIRST_IN_DOUBT = "the first request is in doubt"
 SHARED_SERVER = "the server ran before: its memory is not the engine's"
@@ -57,6 +58,8 @@ def case_metrics(launches: Sequence[Launch], role: str = "engine", limit: Limit 
     evidence = Evidence(launches)
     speeds = _speeds(evidence)
     speeds["mbu"] = _mbu(evidence, speeds["decode_tps"], limit, reads_cache=role == "engine")
+    if role == "engine":
+        speeds["mfu"] = _missing("ratio", NO_COMPUTE_LIMIT)
     memory = _memory(evidence)
     speeds["tokens_per_second_per_gb"] = _per_gb(speeds["decode_tps"], memory)
     objection = gate_objection(launches, role)

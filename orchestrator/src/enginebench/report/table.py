@@ -23,13 +23,16 @@ from enginebench.machine.facts import noise_warnings
 from enginebench.run.process import printable
 from enginebench.store.result import dumped
 
+from . import marks
+
 NONE = "-"
 STDERR_LINES = 3
 SYNTHETIC = "synthetic weights: text means nothing; speed of a dense model does not depend on the values"
 LEGEND = (
     "cold: first token of a process's first request, with compilation; TTFT, TPOT: time to first token, time per "
     "output token after it; ±: half the 95 % interval over launches; max: from the shortest gap; memory: peak of the "
-    "process tree, or of the device on a GPU; MBU: bytes read per second, of what the limit row reached"
+    "process tree, or of the device on a GPU; MBU: bytes read per second, of what the limit row reached; ?: suspect, "
+    "[ ]: not quite the same conditions as the other rows, see its note"
 )
 
 
@@ -83,7 +86,7 @@ def rounded(value: float) -> str:
 
 
 def _label(case: dict[str, Any]) -> str:
-    return f"{case['engine']}:{case['configuration']}"
+    return marks.marked(case, f"{case['engine']}:{case['configuration']}")
 
 
 def _dtype(case: dict[str, Any]) -> str:
@@ -187,6 +190,7 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         yield f"decode: {'; '.join(decode['reasons'])}"
     if not mbu["valid"] and case["role"] == "engine":
         yield f"MBU: {'; '.join(mbu['reasons'])}"
+    yield from marks.remarks(case)
 
 
 def _objection(case: dict[str, Any]) -> str:
