@@ -67,7 +67,7 @@ def test_a_changed_number_is_found_and_the_record_left_out(tmp_path: Path, recor
     path.write_bytes(b"\n".join(lines))
     content = read_journal(path)
     assert content.launches == [expected[0], expected[2]]
-    assert [str(damage) for damage in content.damaged] == ["record 3: edited: the checksum does not hold"]
+    assert [str(damage) for damage in content.damaged] == ["line 3: edited: the checksum does not hold"]
 
 
 @pytest.mark.parametrize("position", [0, 9, 17, 18, 200])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from enginebench_models import catalogue
 from enginebench_protocol.host import default_device
 
-from enginebench.errors import unknown
-from enginebench.store.result import read_result
+from enginebench.judge.stored_run import read_run
+from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 
-from .options import DEFAULT_RESULTS, Output, OutputOption, ResultsOption, print_result
+from .options import DEFAULT_RESULTS, RUN_HELP, Output, OutputOption, ResultsOption, print_result, say
 
 
 def engines(output: OutputOption = Output.table) -> None:
@@ -54,16 +53,15 @@ def models(output: OutputOption = Output.table) -> None:
 
 
 def show(
-    run: Annotated[str, typer.Argument(help="run id, its folder, or a result.json")],
+    run: Annotated[str, typer.Argument(help=RUN_HELP)],
     output: OutputOption = Output.table,
     results: ResultsOption = DEFAULT_RESULTS,
 ) -> None:
     """Print the table of an earlier run."""
-    candidates = [results / run / "result.json", Path(run) / "result.json", Path(run)]
-    path = next((p for p in candidates if p.is_file()), None)
-    if path is None:
-        raise unknown("run", run, [p.parent.name for p in results.glob("*/result.json")] or ["none yet"])
-    print_result(read_result(path), output)
+    stored = read_run(find_run(run, results))
+    for remark in stored.remarks:
+        say(remark)
+    print_result(stored.result, output)
 
 
 def _engine_row(info: EngineInfo) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from enginebench.workspace.discovery import ROOT
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 PIPED_WIDTH = 120
+RUN_HELP = "run id or its beginning, `latest`, a run's folder, or a result.json"
 DEFAULT_RESULTS = ROOT / "results" / "runs"
 
 

@@ -67,6 +67,7 @@ def run(
         silence_seconds=silence,
         options=_options([*(option or []), *([f"ollama.host={ollama_host}"] if ollama_host else [])]),
         overrides=dict(_override(text) for text in python or []),
+        command=tuple(sys.argv[1:]),
     )
     chosen = choose(request)
     with ProgressBar() as bar:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.detect import check_model_type
@@ -28,6 +29,7 @@ from enginebench.machine import facts as machine
 from enginebench.plan.plan import Plan, Preset, check_fits
 from enginebench.plan.schedule import Cost, Fit, cost_of, fit
 from enginebench.store.journal import Journal
+from enginebench.store.manifest import seal
 from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch, LoadedFacts
 from enginebench.store.result import write_result
 from enginebench.workspace import discovery, environment
@@ -56,6 +58,8 @@ class RunRequest:
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Engine → settings that only it has."""
     overrides: Mapping[str, Path] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    """The words that were typed, for the manifest."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +276,8 @@ class Run:
         return folder
 
     def _header(self, facts: dict[str, Any]) -> dict[str, Any]:
-        return {"run_id": self.run_id, "environment": facts, "plan": self._plan_facts()}
+        cases = msgspec.to_builtins(self._case_facts())
+        return {"run_id": self.run_id, "environment": facts, "plan": self._plan_facts(), "cases": cases}
 
     def _plan_facts(self) -> dict[str, Any]:
         workload = self.plan.preset.workload
@@ -303,7 +308,14 @@ class Run:
         }
 
     def _store(self, facts: dict[str, Any]) -> Path:
-        cases = [
+        result = assemble(self.run_id, facts, self._plan_facts(), self._case_facts(), self.launches)
+        path = self.folder / "result.json"
+        write_result(path, result)
+        seal(self.folder, self.run_id, self.request.command, (facts["repository"] or {}).get("commit"))
+        return path
+
+    def _case_facts(self) -> list[CaseFacts]:
+        return [
             CaseFacts(
                 case=case,
                 role=self.infos[case.id].role,
@@ -313,10 +325,6 @@ class Run:
             )
             for case in self.plan.cases
         ]
-        result = assemble(self.run_id, facts, self._plan_facts(), cases, self.launches)
-        path = self.folder / "result.json"
-        write_result(path, result)
-        return path
 
     def _interpreter_of(self, case: Case, name: str) -> Any:
         interpreter = self.interpreters.get(self._environment(case))

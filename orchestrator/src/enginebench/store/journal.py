@@ -29,13 +29,13 @@ _PREFIX_BYTES = 18  # "LLLLLLLL CCCCCCCC "
 
 @dataclass(frozen=True)
 class Damage:
-    """A record that cannot be believed. Record 1 is the header."""
+    """A record that cannot be believed. Each is one line; line 1 is the header."""
 
     number: int
     reason: str
 
     def __str__(self) -> str:
-        return f"record {self.number}: {self.reason}"
+        return f"line {self.number}: {self.reason}"
 
 
 @dataclass(frozen=True)
