@@ -27,8 +27,8 @@ def test_equal_values_have_an_interval_of_no_width() -> None:
 
 
 def test_three_launches_use_students_t_on_the_logs() -> None:
-    """Logs -0.01, 0, 0.01: standard error 0.01/√3, times 4.302653."""
-    half = 4.302653 * 0.01 / math.sqrt(3)
+    """Logs -0.01, 0, 0.01: standard error 0.01/√3, times the quantile of t."""
+    half = 4.302652729911275 * 0.01 / math.sqrt(3)
     expected = [math.exp(-half), math.exp(half)]
     assert interval_95([math.exp(-0.01), 1.0, math.exp(0.01)]) == pytest.approx(expected, rel=1e-9)
 

@@ -1,7 +1,7 @@
-"""The 95 % interval of a case value: how far the log-mean over launches may lie from what more launches would show.
+"""The interval of a case value: how far the log-mean over launches may lie from what more launches would show.
 
 Launches are the unit, never requests: requests of one launch share its memory layout and its luck. Comparisons between
-cases are not made here.
+cases are made in `comparison`, from the same interval.
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
+
+from .distribution import t_quantile
 
 RESAMPLES = 10_000
 SEED = 20_240_501
 FEWEST_LAUNCHES = 3
-_T_975_TWO_DEGREES = 4.302_653
-"""Quantile of Student's t for three launches."""
+NO_SPREAD = 1e-12
+"""Standard error of logs below which values are equal: what is left is rounding."""
+_AT_ONCE = 128
+"""Rows of a matrix whose resamples are held in memory together: 10 MB."""
+
+Floats = npt.NDArray[np.float64]
 
 
 def log_mean(values: Sequence[float]) -> float:
@@ -25,27 +33,58 @@ def log_mean(values: Sequence[float]) -> float:
 
 
 def interval_95(values: Sequence[float]) -> list[float] | None:
-    """[low, high] around log_mean(values); None with fewer than three launches.
+    """[low, high] around log_mean(values); None with fewer than three launches."""
+    return interval(values, 0.95)
 
-    Bootstrap-t on the logs. With exactly three values a ninth of all resamples repeat one value and have no spread, and
-    the bootstrap covers only 81 % in simulation; Student's t on the logs covers 95 % there, and is used instead.
-    """
+
+def interval(values: Sequence[float], level: float) -> list[float] | None:
+    """[low, high] around log_mean(values) at this level; None with fewer than three positive values."""
     if len(values) < FEWEST_LAUNCHES:
         return None
     logs = np.log(np.asarray(values, dtype=np.float64))
-    mean, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    if error <= 1e-12:  # equal values: rounding of the logs, no spread
+    if float(logs.std(ddof=1)) / math.sqrt(len(logs)) <= NO_SPREAD:
         return [log_mean(values)] * 2
-    low, high = (-_T_975_TWO_DEGREES, _T_975_TWO_DEGREES) if len(values) == 3 else _bootstrap_t(logs, mean, error)
-    return [math.exp(mean - high * error), math.exp(mean - low * error)]
+    return [float(bound) for bound in np.exp(intervals_of_logs(logs[None, :], level)[0])]
 
 
-def _bootstrap_t(logs: np.typing.NDArray[np.float64], mean: float, error: float) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of the studentised mean over resamples that have a spread."""
-    n = len(logs)
-    draws = logs[np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))]
-    errors = draws.std(axis=1, ddof=1) / math.sqrt(n)
-    spread = errors > 1e-9 * error
-    studentised = (draws.mean(axis=1)[spread] - mean) / errors[spread]
-    low, high = np.quantile(studentised, [0.025, 0.975])
-    return float(low), float(high)
+def intervals_of_logs(logs: Floats, level: float) -> Floats:
+    """Bootstrap-t: [experiments, launches] → [experiments, 2], the bounds of each row's mean.
+
+    With exactly three values a ninth of all resamples repeat one value and have no spread, and the bootstrap covers
+    only 81 % in simulation; Student's t covers 95 % there, and is used instead.
+    """
+    n = logs.shape[1]
+    mean, error = logs.mean(axis=1), logs.std(axis=1, ddof=1) / math.sqrt(n)
+    tail = (1 - level) / 2
+    if n == FEWEST_LAUNCHES:
+        half = t_quantile(n - 1, 1 - tail) * error
+        return np.stack([mean - half, mean + half], axis=1)
+    bounds = np.empty((len(logs), 2))
+    for start in range(0, len(logs), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        quantiles = _studentised_quantiles(logs[rows] - mean[rows, None], error[rows], [1 - tail, tail])
+        bounds[rows] = mean[rows, None] - quantiles * error[rows, None]
+    return bounds
+
+
+def _studentised_quantiles(centred: Floats, error: Floats, probabilities: list[float]) -> Floats:
+    """[rows, 2]: quantiles of (mean of a resample) ÷ (its standard error), over resamples that have a spread."""
+    n = centred.shape[1]
+    weights = _resamples(n)
+    means = centred @ weights
+    variance = (centred**2 @ weights - means**2) * (n / (n - 1))
+    errors = np.sqrt(np.maximum(variance, 0.0) / n)
+    spread = errors > 1e-6 * error[:, None]
+    studentised = np.where(spread, means / np.where(spread, errors, 1.0), np.nan)
+    if spread.all():
+        return np.quantile(studentised, probabilities, axis=1).T
+    return np.asarray([np.quantile(row[~np.isnan(row)], probabilities) for row in studentised])
+
+
+@cache
+def _resamples(n: int) -> Floats:
+    """[n, RESAMPLES]: the share of each value in each resample. The same for every case with n launches."""
+    draws = np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))
+    weights = np.zeros((n, RESAMPLES))
+    np.add.at(weights, (draws, np.arange(RESAMPLES)[:, None]), 1.0 / n)
+    return weights
