@@ -33,6 +33,7 @@ NAMES = {
     "kv_cache_bytes",
     "memory_overhead_bytes",
     "mbu",
+    "mfu",
     "warmup_improvement",
     "cv",
     "tokens_per_second_per_gb",
