@@ -239,6 +239,34 @@ def test_an_instrument_needs_no_reading(records: Any) -> None:
     assert metrics["decode_tps"].valid
 
 
+# ---- behind a depth -------------------------------------------------------------------------------------------
+
+
+def behind_a_depth(records: Any, alone_ms: list[float]) -> list[Launch]:
+    """A prompt of 4 behind 100 tokens: prefill of all 104 in 50 ms (median); that of the 100 alone as given."""
+    deep = type(records)(workload=Workload(n_prompt=4, n_gen=3, n_depth=100))
+    whole = [deep.request(i, (ms, ms + 2, ms + 4)) for i, ms in enumerate((40, 50, 90))]
+    alone = [msgspec.structs.replace(deep.request(3 + i, (ms,)), phase="depth") for i, ms in enumerate(alone_ms)]
+    return [deep.timed([*whole, *alone])]
+
+
+def test_the_prefill_behind_a_depth_is_what_the_prompt_adds_to_it(records: Any) -> None:
+    """The first request of the depth alone may compile: 46 is the median of the others, so 4 tokens take 50 - 46 ms."""
+    metrics = case_metrics(behind_a_depth(records, [70, 45, 46, 47]), role="instrument")
+    assert metrics["ttft_ns"].value == pytest.approx(50 * MS)
+    assert metrics["depth_ttft_ns"].value == pytest.approx(46 * MS)
+    assert metrics["prefill_tps"].value == pytest.approx(4 / 0.004)
+    assert metrics["tpot_ns"].value == pytest.approx(2 * MS)  # requests of the depth alone are no measured ones
+    assert metrics["iterations"].value == 3
+
+
+@pytest.mark.parametrize("alone_ms", [[], [70], [70, 51, 52, 53], [70, 45, 46, 49]])
+def test_no_prefill_rate_where_the_prompt_adds_less_than_the_noise(records: Any, alone_ms: list[float]) -> None:
+    metric = case_metrics(behind_a_depth(records, alone_ms), role="instrument")["prefill_tps"]
+    assert metric.value is None
+    assert metric.reasons == ["what the prompt adds to the prefill of its depth is below the noise"]
+
+
 # ---- memory bandwidth utilisation -----------------------------------------------------------------------------
 
 

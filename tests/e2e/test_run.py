@@ -137,6 +137,21 @@ def test_an_interrupt_keeps_what_was_measured(home: dict[str, str], tmp_path: Pa
     assert not strays()
 
 
+def test_workloads_depths_and_threads_are_multiplied_and_each_is_a_case(run: Run, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text('engines = ["fake"]\nworkloads = ["pp8+tg4", "pp4+tg2@d20"]\nthreads = "1-2"')
+    _, result, _ = run("--sweep", str(sweep))
+    rows = {(c["workload"], c["threads"]): c for c in result["cases"] if c["engine"] == "fake"}
+    assert set(rows) == {("pp8+tg4", 1), ("pp8+tg4", 2), ("pp4+tg2@d20", 1), ("pp4+tg2@d20", 2)}
+    deep = rows["pp4+tg2@d20", 2]["launches"][-1]
+    assert deep["loaded"]["threads"] == 2
+    assert [(r["phase"], r["n_prompt"], len(r["t_token_ns"])) for r in deep["requests"]] == [
+        ("warm-up", 24, 2),
+        *[("measured", 24, 2)] * 2,
+        *[("depth", 20, 1)] * 4,
+    ]
+
+
 def test_show_prints_an_earlier_run_in_every_form(run: Run, cli: Cli, tmp_path: Path) -> None:
     _, result, _ = run("fake")
     path = str(tmp_path / "runs" / result["run_id"])

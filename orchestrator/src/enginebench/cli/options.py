@@ -16,6 +16,7 @@ from enginebench.workspace.discovery import ROOT
 EXIT_FAILED, EXIT_USAGE = 1, 2
 PIPED_WIDTH = 120
 RUN_HELP = "run id or its beginning, `latest`, a run's folder, or a result.json"
+DEFAULT_MODEL = "llama3-1b"
 DEFAULT_RESULTS = ROOT / "results" / "runs"
 
 
@@ -40,6 +41,10 @@ class Output(StrEnum):
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="how to print")]
 ModelOption = Annotated[str, typer.Option(help="catalogue name, model file or directory")]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="catalogue name, model file or directory; several times", show_default=DEFAULT_MODEL),
+]
 WeightsOption = Annotated[Weights, typer.Option(help="auto: real files where there are any, else synthetic")]
 ResultsOption = Annotated[Path, typer.Option(help="where runs are kept", show_default="results/runs")]
 

@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from enginebench_models.config import LlamaConfig
 from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.errors import UsageError, unknown
 from enginebench.plan import plan as planning
+from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
+from enginebench.plan.workload import counts, named
+from enginebench.run.model import find_models
 from enginebench.run.progress import ProgressBar
-from enginebench.run.run import Run, RunRequest, choose, find_model, plan_of
+from enginebench.run.run import Run, RunRequest, choose, plan_of
 from enginebench.store.result import read_result
 from enginebench.workspace import discovery
 
+from .dry_run import print_plan
 from .options import (
+    DEFAULT_MODEL,
     DEFAULT_RESULTS,
     EXIT_FAILED,
     Device,
-    ModelOption,
+    ModelsOption,
     Output,
     OutputOption,
     ResultsOption,
@@ -31,18 +35,23 @@ from .options import (
     shown,
 )
 
+WORKLOAD_HELP = f"{', '.join(named())}, or pp512+tg128@d4096; a list, or several times"
+
 
 def run(
     engines: Annotated[list[str] | None, typer.Argument(help="ENGINE, ENGINE:CONFIGURATION or all")] = None,
-    model: ModelOption = "llama3-1b",
+    model: ModelsOption = None,
     model_type: Annotated[str | None, typer.Option(help="refuse a file of another type")] = None,
     weights: WeightsOption = Weights.auto,
     preset: Annotated[str, typer.Option(help=", ".join(planning.PRESETS))] = "quick",
-    n_prompt: Annotated[int | None, typer.Option(min=1, help="prompt tokens per request")] = None,
-    n_gen: Annotated[int | None, typer.Option(min=1, help="generated tokens per request")] = None,
+    workload: Annotated[list[str] | None, typer.Option("--workload", "-w", help=WORKLOAD_HELP)] = None,
+    n_prompt: Annotated[list[str] | None, typer.Option("--n-prompt", "-p", help="prompt tokens: 128,512")] = None,
+    n_gen: Annotated[list[str] | None, typer.Option("--n-gen", "-n", help="generated tokens: 64-256*2")] = None,
+    n_depth: Annotated[list[str] | None, typer.Option("--n-depth", "-d", help="tokens before: 0-4096+2048")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="a TOML file: models x workloads x engines x threads")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="measured requests per launch")] = None,
     time_budget: Annotated[float | None, typer.Option(min=1, help="seconds, after set-up")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="default: all of this machine")] = None,
+    threads: Annotated[list[str] | None, typer.Option("--threads", "-t", help="default: all of this machine")] = None,
     device: Device = Device.auto,
     seed: Annotated[int, typer.Option(help="of prompts and launch order")] = 0,
     results: ResultsOption = DEFAULT_RESULTS,
@@ -54,26 +63,36 @@ def run(
     ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
 ) -> None:
     """Benchmark engines side by side: check each against the reference, then time it."""
+    chosen_preset = planning.preset(preset, iterations, time_budget)
+    default = chosen_preset.workload
+    typed = Sweep(
+        engines=tuple(engines or ()),
+        models=tuple(model or ()),
+        workloads=asked_for(workload or [], n_prompt or [], n_gen or [], n_depth or [], default),
+        threads=tuple(counts("--threads", threads)) if threads else (),
+    )
+    wanted = merged(read_sweep(sweep, default), typed) if sweep else typed
     request = RunRequest(
-        names=tuple(engines or ["all"]),
-        model=model,
-        model_type=model_type,
-        weights=weights.value,
-        preset=planning.preset(preset, n_prompt, n_gen, iterations, time_budget),
+        names=wanted.engines or ("all",),
+        preset=chosen_preset,
+        workloads=wanted.workloads or (default,),
         device=default_device() if device is Device.auto else device.value,
-        threads=threads or default_threads(),
+        threads=max(wanted.threads, default=default_threads()),
         seed=seed,
         results=results,
         silence_seconds=silence,
         options=_options([*(option or []), *([f"ollama.host={ollama_host}"] if ollama_host else [])]),
         overrides=dict(_override(text) for text in python or []),
         command=tuple(sys.argv[1:]),
+        thread_counts=wanted.threads,
+        precisions=wanted.precisions,
     )
     chosen = choose(request)
     with ProgressBar() as bar:
-        found = find_model(model, weights.value, model_type, request.preset)
+        found = find_models(wanted.models or (DEFAULT_MODEL,), weights.value, model_type, request.workloads)
         if dry_run:
-            _print_plan(plan_of(request, chosen, found), found.checkpoint.config, request.device)
+            configs = {name: each.checkpoint.config for name, each in found.items()}
+            print_plan(plan_of(request, chosen, found), configs, request.device)
             return
         session = Run(request, chosen, found, bar)
         path = session.execute()
@@ -82,16 +101,6 @@ def run(
     print(f"raw data: {shown(path)}", file=sys.stderr)
     if any(case["status"] in ("failed", "invalid") for case in result["cases"]):
         raise typer.Exit(EXIT_FAILED)
-
-
-def _print_plan(plan: planning.Plan, config: LlamaConfig, device: str) -> None:
-    workload, preset = plan.preset.workload, plan.preset
-    print(f"{plan.cases[0].model}  {workload.name}  preset {preset.name}: one check launch per case, then")
-    print(f"{preset.launches} launches x ({preset.warmup} warm-up + {preset.iterations} measured) requests of")
-    for case in plan.cases:
-        print(f"  {case.label}")
-    minutes = planning.rough_seconds(plan, config, device) / 60
-    print(f"about {minutes:.0f} min after set-up, if the machine is as fast as assumed; a run measures its own pilot")
 
 
 def _options(texts: list[str]) -> dict[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from enginebench_protocol.host import default_device
 from enginebench.conformance import Check, run_conformance
 from enginebench.errors import UnavailableError, unknown
 from enginebench.plan import plan as planning
-from enginebench.run.run import find_model
+from enginebench.run.model import find_model
 from enginebench.workspace import discovery, environment, pins
 from enginebench.workspace.discovery import ROOT
 from enginebench.workspace.new_engine import new_engine as write_engine
@@ -26,7 +26,7 @@ def conform(
     configuration: Annotated[str | None, typer.Option(help="default: the first one")] = None,
 ) -> None:
     """Run the conformance suite of the protocol against an engine."""
-    found = find_model(model, "auto", None, planning.PRESETS["smoke"])
+    found = find_model(model, "auto", None, [planning.PRESETS["smoke"].workload])
     checks = _conform(engine, found.located.path, configuration)
     for check in checks:
         print(f"{'pass' if check.passed else 'FAIL'}  {check.name}{'' if check.passed else ': ' + check.detail}")

@@ -146,6 +146,7 @@ def _case_result(
         "configuration": facts.case.configuration,
         "model": facts.case.model,
         "workload": facts.case.workload.name,
+        **({} if facts.case.threads is None else {"threads": facts.case.threads}),
         "role": facts.role,
         "status": verdict.status,
         "reason": None if verdict.reason is None else anonymous(verdict.reason),

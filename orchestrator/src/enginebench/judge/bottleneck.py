@@ -200,7 +200,7 @@ def _fixed(launches: Sequence[Launch], line: Line, expected: Expected, reading: 
 
 
 def _prompt_token_ns(launches: Sequence[Launch]) -> float | None:
-    n_prompt = launches[0].case.workload.n_prompt
+    n_prompt = launches[0].case.workload.n_sent  # the whole prefill, the depth too
     found = [value for launch in launches if (value := median_of(lambda t: t.ttft_ns)(launch)) is not None]
     return float(np.median(found)) / n_prompt if found and n_prompt >= TELLING_PROMPT else None
 

@@ -29,8 +29,8 @@ def difference(launches: Sequence[Launch], plan: Mapping[str, Any]) -> str | Non
 
 def expected_prompts(launches: Sequence[Launch], seed: int, workload: Workload, vocab_size: int) -> dict[int, str]:
     """iteration → sha256 of its prompt, for the iterations that were run."""
-    iterations = {request.iteration for launch in launches for request in launch.requests}
-    return {i: ids_sha256(pack_ids(prompt_ids(seed, i, workload.n_prompt, vocab_size))) for i in sorted(iterations)}
+    lengths = {r.iteration: workload.tokens_of(r.phase)[0] for launch in launches for r in launch.requests}
+    return {i: ids_sha256(pack_ids(prompt_ids(seed, i, lengths[i], vocab_size))) for i in sorted(lengths)}
 
 
 def _other_weights(launches: Sequence[Launch], fingerprint: str) -> str | None:

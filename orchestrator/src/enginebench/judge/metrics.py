@@ -25,6 +25,7 @@ ABOVE_LIMIT = "above-limit"
 NO_COMPUTE_LIMIT = "no compute limit was measured in this run: the instrument reads, it does not multiply"
 NO_GAP = "one generated token has no gap to a next one"
 FIRST_IN_DOUBT = "the first request is in doubt"
+PROMPT_TOO_SHORT = "what the prompt adds to the prefill of its depth is below the noise"
 SHARED_SERVER = "the server ran before: its memory is not the engine's"
 
 
@@ -162,6 +163,29 @@ def first_request_ttft(launch: Launch) -> float | None:
     return float(timing(launch.requests[0]).ttft_ns)
 
 
+def prefill_token_ns(launch: Launch) -> float | None:
+    """Time that a token of the prompt takes. Behind a depth: what it adds to the prefill of the depth alone."""
+    whole, workload = median_of(lambda t: t.ttft_ns)(launch), launch.case.workload
+    if whole is None or not workload.n_depth:
+        return None if whole is None else whole / workload.n_prompt
+    alone = _ttfts_of_the_depth(launch)
+    if not alone or whole - statistics.median(alone) <= max(alone) - min(alone):
+        return None
+    return (whole - statistics.median(alone)) / workload.n_prompt
+
+
+def depth_ttft(launch: Launch) -> float | None:
+    """Prefill of the depth alone and one decision: the median over those requests."""
+    alone = _ttfts_of_the_depth(launch)
+    return float(statistics.median(alone)) if alone else None
+
+
+def _ttfts_of_the_depth(launch: Launch) -> list[int]:
+    """Without the first one, which may compile."""
+    alone = [request for request in launch.requests if request.phase == "depth"][1:]
+    return [timing(request).ttft_ns for request in alone if not request.doubts]
+
+
 def warmup_improvement(launch: Launch) -> float | None:
     """First request ÷ steady request, both from start to last token."""
     steady = median_of(lambda t: t.e2e_ns)(launch)
@@ -208,7 +232,6 @@ TIMES: dict[str, Callable[[RequestTiming], float | None]] = {
     "e2e_ns": lambda t: t.e2e_ns,
 }
 RATES: dict[str, Callable[[RequestTiming], float | None]] = {
-    "prefill_tps": lambda t: t.ttft_ns / t.n_prompt,
     "decode_tps": lambda t: t.tpot_ns,
     "peak_decode_tps": _shortest_gap,
 }
@@ -218,6 +241,9 @@ RATES: dict[str, Callable[[RequestTiming], float | None]] = {
 def _speeds(evidence: Evidence) -> dict[str, Metric]:
     metrics = {name: _average(evidence, fact, "ns", FIRST_IN_DOUBT) for name, fact in LAUNCH_FACTS.items()}
     metrics |= {name: _average(evidence, median_of(duration), "ns") for name, duration in TIMES.items()}
+    metrics["prefill_tps"] = _inverted(_average(evidence, prefill_token_ns, "ns/tok", PROMPT_TOO_SHORT))
+    if any(launch.case.workload.n_depth_requests for launch in evidence.good):
+        metrics["depth_ttft_ns"] = _average(evidence, depth_ttft, "ns", "no request of the depth alone")
     for name, duration in RATES.items():
         metrics[name] = _inverted(_average(evidence, median_of(duration), "ns/tok"))
     metrics["warmup_improvement"] = _average(evidence, warmup_improvement, "ratio", FIRST_IN_DOUBT)

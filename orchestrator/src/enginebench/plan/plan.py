@@ -6,6 +6,7 @@ Pure: the same request gives the same plan. What the machine turns out to be abl
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from enginebench_models.config import LlamaConfig
@@ -16,7 +17,7 @@ from enginebench.store.record import Case, Workload
 
 @dataclass(frozen=True)
 class Preset:
-    """How much evidence to gather. `verdicts` false: indicative numbers only."""
+    """How much evidence to gather, of which workload if no other is asked for. `verdicts` false: indicative only."""
 
     name: str
     launches: int
@@ -38,21 +39,13 @@ PRESETS = {
 }
 
 
-def preset(
-    name: str,
-    n_prompt: int | None = None,
-    n_gen: int | None = None,
-    iterations: int | None = None,
-    time_budget_seconds: float | None = None,
-) -> Preset:
+def preset(name: str, iterations: int | None = None, time_budget_seconds: float | None = None) -> Preset:
     """A preset with what the user changed. Raises UsageError on an unknown name or a count below one."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     chosen = PRESETS[name]
-    workload = Workload(n_prompt=n_prompt or chosen.workload.n_prompt, n_gen=n_gen or chosen.workload.n_gen)
     return replace(
         chosen,
-        workload=workload,
         iterations=iterations or chosen.iterations,
         time_budget_seconds=time_budget_seconds or chosen.time_budget_seconds,
     )
@@ -79,17 +72,18 @@ class Plan:
 
 def check_fits(workload: Workload, config: LlamaConfig, file_bytes: int, memory_bytes: int) -> None:
     """Raises UsageError if the context or this machine's memory is too small for one request."""
-    tokens = workload.n_depth + workload.n_prompt + workload.n_gen
+    tokens = workload.n_sent + workload.n_gen
     if tokens > config.max_context:
+        depth = f"n_depth {workload.n_depth} + " if workload.n_depth else ""
         raise UsageError(
-            f"n_prompt {workload.n_prompt} + n_gen {workload.n_gen} = {tokens} tokens exceed the model's context of "
-            f"{config.max_context}: ask for fewer"
+            f"{workload.name}: {depth}n_prompt {workload.n_prompt} + n_gen {workload.n_gen} = {tokens} tokens exceed "
+            f"the model's context of {config.max_context}: ask for fewer"
         )
     needed = file_bytes + tokens * config.kv_bytes_per_token(2)
     if needed > memory_bytes:
         raise UsageError(
-            f"the model and a KV cache of {tokens} tokens need {needed / 1e9:.1f} GB, this machine has "
-            f"{memory_bytes / 1e9:.1f} GB: choose a smaller model or fewer tokens"
+            f"{workload.name}: the model and a KV cache of {tokens} tokens need {needed / 1e9:.1f} GB, this machine "
+            f"has {memory_bytes / 1e9:.1f} GB: choose a smaller model or fewer tokens"
         )
 
 
@@ -99,13 +93,20 @@ ASSUMED_LAUNCH_SECONDS = 15.0
 """For the estimate of a dry run only; a real run measures its own pilot."""
 
 
-def rough_seconds(plan: Plan, config: LlamaConfig, device: str) -> float:
-    """A guess before anything was measured: bytes over an assumed bandwidth, operations over an assumed rate."""
+def rough_seconds(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> float:
+    """A guess before anything was measured: bytes over an assumed bandwidth, operations over an assumed rate.
+
+    `configs`: the shape of each model by its name.
+    """
+    preset = plan.preset
+    requests = [rough_request_seconds(case.workload, configs[case.model], device) for case in plan.cases]
+    launch = len(requests) * ASSUMED_LAUNCH_SECONDS * (1 + preset.launches)
+    whole = launch + sum(requests) * (4 + preset.launches * (preset.warmup + preset.iterations))
+    return min(whole, preset.time_budget_seconds or whole)
+
+
+def rough_request_seconds(workload: Workload, config: LlamaConfig, device: str) -> float:
     elements = config.read_elements_per_token()
-    workload = plan.preset.workload
-    request = workload.n_gen * elements * 2 / ASSUMED_BANDWIDTH[device]
-    request += workload.n_prompt * elements * 2 / ASSUMED_FLOPS[device]
-    per_launch = ASSUMED_LAUNCH_SECONDS + (plan.preset.warmup + plan.preset.iterations) * request
-    check = ASSUMED_LAUNCH_SECONDS + 4 * request
-    whole = len(plan.cases) * (check + plan.preset.launches * per_launch)
-    return min(whole, plan.preset.time_budget_seconds or whole)
+    cache_bytes = config.kv_bytes_per_token(2) * (workload.n_sent + workload.n_gen / 2)
+    decode = workload.n_gen * (elements * 2 + cache_bytes) / ASSUMED_BANDWIDTH[device]
+    return decode + workload.n_sent * elements * 2 / ASSUMED_FLOPS[device]

@@ -16,7 +16,7 @@ FEWEST_ITERATIONS = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that one case takes: to get ready in a new process, and for each request."""
+    """Seconds that one case takes: in a new process besides its requests, and for each of them."""
 
     ready_seconds: float
     request_seconds: float
@@ -40,7 +40,8 @@ def cost_of(check: Launch) -> Cost:
     first, last = check.requests[0], check.requests[-1]
     request = last.t_token_ns[-1] / 1e9
     compile_seconds = max(0.0, first.t_token_ns[-1] / 1e9 - request)
-    ready = ((check.startup_ns or 0) + (check.load_ns or 0)) / 1e9 + compile_seconds
+    depth_seconds = check.case.workload.n_depth_requests * last.t_token_ns[0] / 1e9
+    ready = ((check.startup_ns or 0) + (check.load_ns or 0)) / 1e9 + compile_seconds + depth_seconds
     return Cost(ready, request)
 
 

@@ -86,7 +86,8 @@ def rounded(value: float) -> str:
 
 
 def _label(case: dict[str, Any]) -> str:
-    return marks.marked(case, f"{case['engine']}:{case['configuration']}")
+    threads = f" t{case['threads']}" if case.get("threads") else ""
+    return marks.marked(case, f"{case['engine']}:{case['configuration']}{threads}")
 
 
 def _dtype(case: dict[str, Any]) -> str:
@@ -220,7 +221,8 @@ def _above(result: dict[str, Any], model: dict[str, Any], workload: dict[str, An
 
 
 def _work_done(workload: dict[str, Any]) -> str:
-    tokens = f"{workload['n_prompt']} prompt tokens, {workload['n_gen']} generated"
+    depth = f"{workload['n_depth']} tokens of context, " if workload["n_depth"] else ""
+    tokens = f"{depth}{workload['n_prompt']} prompt tokens, {workload['n_gen']} generated"
     return f"{workload['name']}: {tokens}, batch {workload['batch_size']}"
 
 

@@ -197,6 +197,9 @@ def _timed(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Pat
         _request(order, client, child, iteration, phase, draft)
     elapsed_ns = time.perf_counter_ns() - wall_ns
     draft.facts["harness_cpu_share"] = (time.process_time_ns() - cpu_ns) / elapsed_ns
+    for extra in range(order.case.workload.n_depth_requests):
+        say(f"depth request {extra + 1}/{order.case.workload.n_depth_requests}")
+        _request(order, client, child, order.warmup + order.iterations + extra, "depth", draft)
 
 
 def _load(order: LaunchOrder, client: Client, scratch: Path, say: Say, draft: _Draft) -> None:
@@ -235,10 +238,10 @@ def _request(
     order: LaunchOrder, client: Client, child: ChildProcess, iteration: int, phase: Any, draft: _Draft
 ) -> None:
     draft.stage = f"request {iteration + 1}"
-    workload = order.case.workload
-    prompt = pack_ids(prompt_ids(order.seed, iteration, workload.n_prompt, draft.facts["loaded"].vocab_size))
-    generated, received = client.generate(prompt, workload.n_gen, order.silence_seconds)
-    request = _recorded(generated, received, prompt, workload.n_gen, iteration, phase)
+    n_sent, n_gen = order.case.workload.tokens_of(phase)
+    prompt = pack_ids(prompt_ids(order.seed, iteration, n_sent, draft.facts["loaded"].vocab_size))
+    generated, received = client.generate(prompt, n_gen, order.silence_seconds)
+    request = _recorded(generated, received, prompt, n_gen, iteration, phase)
     if not draft.requests:
         first_token_ns = generated.t_start_ns + request.t_token_ns[0]
         draft.facts["cold_start_ns"] = first_token_ns - child.started_ns

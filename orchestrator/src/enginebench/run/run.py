@@ -8,35 +8,33 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
-from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.detect import check_model_type
-from enginebench_models.errors import ModelError
 from enginebench_models.fidelity import probe_ids
-from enginebench_models.store import LocatedModel, locate
 from enginebench_protocol.host import cache_folder, default_device
 
 from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge import fidelity_gate
 from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.machine import facts as machine
-from enginebench.plan.plan import Plan, Preset, check_fits
+from enginebench.plan.plan import Plan, Preset
 from enginebench.plan.schedule import Cost, Fit, cost_of, fit
+from enginebench.plan.sweep import cases
 from enginebench.store.journal import Journal
 from enginebench.store.manifest import seal
-from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch, LoadedFacts
+from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch, LoadedFacts, Workload
 from enginebench.store.result import write_result
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
 
 from .launch import Judge, LaunchOrder, run_launch
+from .model import Model
 from .process import Watchdog, become_subreaper
 from .progress import ProgressBar
 
@@ -46,10 +44,8 @@ class RunRequest:
     """What the user asked for, checked for form only."""
 
     names: tuple[str, ...]
-    model: str
-    model_type: str | None
-    weights: str
     preset: Preset
+    workloads: tuple[Workload, ...]
     device: str
     threads: int
     seed: int
@@ -60,79 +56,42 @@ class RunRequest:
     overrides: Mapping[str, Path] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     """The words that were typed, for the manifest."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model of a run: where it is and what it is."""
-
-    source: str
-    located: LocatedModel
-    checkpoint: Checkpoint
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        config = self.checkpoint.config
-        return {
-            "name": self.located.name,
-            "source": self.source,
-            "weights": self.located.weights,
-            "fingerprint": self.checkpoint.fingerprint,
-            "format": self.checkpoint.format,
-            "file_bytes": self.checkpoint.file_bytes,
-            "shape": {name: getattr(config, name) for name in _SHAPE},
-        }
-
-
-_SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "tied_embeddings")
+    thread_counts: tuple[int, ...] = ()
+    """Swept, if there are several; each is then part of a case."""
+    precisions: tuple[str, ...] = ()
+    """Only configurations of these; empty: all."""
 
 
 def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
     """The engines and configurations asked for. Raises UsageError on a name that does not exist, or a missing GPU."""
     if request.device == "cuda" and default_device() != "cuda":
         raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
-    return discovery.select(request.names, discovery.discover())
+    chosen = discovery.select(request.names, discovery.discover())
+    if not request.precisions:
+        return chosen
+    kept = [(i, c) for i, c in chosen if i.role != "engine" or i.configurations[c].precision in request.precisions]
+    if all(info.role == "instrument" for info, _ in kept):
+        raise UsageError(f"no configuration that was asked for computes in {' or '.join(request.precisions)}")
+    return kept
 
 
-def find_model(source: str, weights: str, model_type: str | None, preset: Preset) -> Model:
-    """Locate (or synthesise) and check the model. Raises UsageError with the remedy."""
-    try:
-        if model_type is not None and Path(source).exists():
-            check_model_type(Path(source), model_type)
-        located = locate(source, weights, cache_folder() / "models")
-        if model_type is not None:
-            check_model_type(located.path, model_type)
-        checkpoint = open_checkpoint(located.path)
-    except ModelError as error:
-        raise UsageError(str(error)) from None
-    check_fits(preset.workload, checkpoint.config, checkpoint.file_bytes, psutil.virtual_memory().total)
-    return Model(source, located, checkpoint)
-
-
-def plan_of(request: RunRequest, chosen: list[tuple[EngineInfo, str]], model: Model) -> Plan:
-    cases = tuple(
-        Case(
-            engine=info.name,
-            configuration=configuration,
-            model=model.located.name,
-            workload=request.preset.workload,
-        )
-        for info, configuration in chosen
-    )
-    return Plan(request.preset, cases, request.seed)
+def plan_of(request: RunRequest, chosen: list[tuple[EngineInfo, str]], models: Collection[str]) -> Plan:
+    names = [(info.name, configuration) for info, configuration in chosen]
+    return Plan(request.preset, cases(names, list(models), request.workloads, request.thread_counts), request.seed)
 
 
 class Run:
     """The state of one run: what is known of each case, and the journal that outlives us."""
 
     def __init__(
-        self, request: RunRequest, chosen: list[tuple[EngineInfo, str]], model: Model, bar: ProgressBar
+        self, request: RunRequest, chosen: list[tuple[EngineInfo, str]], models: Mapping[str, Model], bar: ProgressBar
     ) -> None:
         self.request = request
-        self.model = model
+        self.models = models
         self.bar = bar
-        self.plan = plan_of(request, chosen, model)
-        self.infos = {case.id: info for case, (info, _) in zip(self.plan.cases, chosen, strict=True)}
+        self.plan = plan_of(request, chosen, models)
+        infos = {info.name: info for info, _ in chosen}
+        self.infos = {case.id: infos[case.engine] for case in self.plan.cases}
         self.unavailable: dict[str, str] = {}
         self.interpreters: dict[str, Interpreter] = {}
         """By the name of the environment."""
@@ -140,7 +99,6 @@ class Run:
         self.left_out: list[str] = []
         self.run_id = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.folder = request.results / self.run_id
-        self.probe = probe_ids(model.checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE)
 
     def execute(self) -> Path:
         """Run everything; returns the path of result.json. An interrupt keeps what was measured."""
@@ -166,7 +124,7 @@ class Run:
         for case in self.plan.cases:
             info = self.infos[case.id]
             name = self._environment(case)
-            reason = reasons.get(name) or self._cannot_run(info, case.configuration)
+            reason = reasons.get(name) or self._cannot_run(info, case)
             if reason is None and name not in self.interpreters:
                 try:
                     self.interpreters[name] = environment.prepare(
@@ -177,14 +135,14 @@ class Run:
             if reason is not None:
                 self.unavailable[case.id] = reason
 
-    def _cannot_run(self, info: EngineInfo, configuration: str) -> str | None:
+    def _cannot_run(self, info: EngineInfo, case: Case) -> str | None:
         reason = discovery.unavailable_reason(
-            info, configuration, self.request.device, self.request.options.get(info.name, {})
+            info, case.configuration, self.request.device, self.request.options.get(info.name, {})
         )
-        checkpoint = self.model.checkpoint
+        checkpoint = self.models[case.model].checkpoint
         if reason is None and info.role != "test" and checkpoint.format not in info.formats:
             reason = f"reads {' and '.join(info.formats)} files, this model is {checkpoint.format}"
-        if reason is None and info.configurations[configuration].precision == "float32":
+        if reason is None and info.configurations[case.configuration].precision == "float32":
             needed, free = 4 * checkpoint.config.weight_elements(), psutil.virtual_memory().available
             if self.request.device == "cpu" and needed > free:
                 reason = f"float32 weights need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
@@ -195,7 +153,7 @@ class Run:
         runnable = [case for case in self.plan.cases if case.id not in self.unavailable]
         costs = {}
         for order, case in enumerate(runnable):
-            self.bar.begin(f"check  {case.label}", order, len(runnable))
+            self.bar.begin(f"check  {self._shown(case)}", order, len(runnable))
             launch = self._launch(case, "check", 0, order, watchdog, journal)
             if launch.ok and (launch.fidelity is None or launch.fidelity.passed):
                 costs[case.id] = cost_of(launch)
@@ -222,7 +180,7 @@ class Run:
                 self.left_out.append(f"{missing} further launches per case: the others took longer than expected")
                 return
             for order, case in enumerate(block):
-                self.bar.begin(f"launch {number + 1}/{len(blocks)}  {case.label}", done, total)
+                self.bar.begin(f"launch {number + 1}/{len(blocks)}  {self._shown(case)}", done, total)
                 self._launch(case, "timed", number, order, watchdog, journal)
                 done += 1
 
@@ -235,40 +193,30 @@ class Run:
             block=block,
             order=number,
             module=info.module,
-            model_path=self.model.located.path,
+            model_path=self.models[case.model].located.path,
             device=self.request.device,
-            threads=self.request.threads,
+            threads=case.threads or self.request.threads,
             cache=self._kernel_cache(info),
             seed=self.request.seed,
             warmup=self.fit.warmup,
             iterations=self.fit.iterations,
             silence_seconds=self.request.silence_seconds,
             options=self.request.options.get(info.name, {}),
-            probe=self.probe if judged else None,
+            probe=_probe(self.models[case.model]) if judged else None,
         )
-        judge = self._judge if judged else None
+        judge = _judge_of(self.models[case.model]) if judged else None
         launch = run_launch(order, self.interpreters[self._environment(case)], self.bar.say, watchdog, judge)
         journal.append(launch)
         self.launches.append(launch)
         if launch.failure is not None:
-            self.bar.note(f"{case.label}: {launch.failure.reason}: {launch.failure.message}")
+            self.bar.note(f"{self._shown(case)}: {launch.failure.reason}: {launch.failure.message}")
         return launch
 
-    @property
-    def _judge(self) -> Judge:
-        def judge(logits: Path, sha256: str, n_rows: int, loaded: LoadedFacts) -> FidelityReading:
-            return fidelity_gate.judge(
-                self.model.checkpoint,
-                self.probe,
-                PROBE_PREFILL,
-                logits,
-                sha256,
-                n_rows,
-                loaded.precision,
-                top_logprobs=loaded.top_logprobs,
-            )
-
-        return judge
+    def _shown(self, case: Case) -> str:
+        """Its label, and what else tells it from the other cases of this run."""
+        model = f" {case.model}" if len(self.models) > 1 else ""
+        workload = f" {case.workload.name}" if len(self.request.workloads) > 1 else ""
+        return f"{case.label}{model}{workload}"
 
     def _kernel_cache(self, info: EngineInfo) -> Path:
         folder = cache_folder() / "kernels" / info.name
@@ -280,7 +228,6 @@ class Run:
         return {"run_id": self.run_id, "environment": facts, "plan": self._plan_facts(), "cases": cases}
 
     def _plan_facts(self) -> dict[str, Any]:
-        workload = self.plan.preset.workload
         return {
             "preset": self.plan.preset.name,
             "verdicts": self.plan.preset.verdicts,
@@ -292,17 +239,8 @@ class Run:
             "iterations": self.fit.iterations,
             "warmup": self.fit.warmup,
             "time_budget_s": self.plan.preset.time_budget_seconds,
-            "models": [self.model.facts],
-            "workloads": [
-                {
-                    "name": workload.name,
-                    "n_prompt": workload.n_prompt,
-                    "n_gen": workload.n_gen,
-                    "n_depth": workload.n_depth,
-                    "batch_size": workload.batch_size,
-                    "n_ctx": workload.n_ctx,
-                }
-            ],
+            "models": [model.facts for model in self.models.values()],
+            "workloads": [_workload_facts(workload) for workload in self.request.workloads],
             "blocks": [[case.id for case in self.plan.block(b)] for b in range(self.fit.launches)],
             "left_out": self.left_out,
         }
@@ -335,3 +273,36 @@ class Run:
 
     def _environment(self, case: Case) -> str:
         return environment.environment_name(self.infos[case.id], self._extra(case))
+
+
+def _workload_facts(workload: Workload) -> dict[str, Any]:
+    return {
+        "name": workload.name,
+        "n_prompt": workload.n_prompt,
+        "n_gen": workload.n_gen,
+        "n_depth": workload.n_depth,
+        "batch_size": workload.batch_size,
+        "n_ctx": workload.n_ctx,
+    }
+
+
+def _probe(model: Model) -> list[int]:
+    return probe_ids(model.checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE)
+
+
+def _judge_of(model: Model) -> Judge:
+    """Logits of one launch against the reference of its model."""
+
+    def judge(logits: Path, sha256: str, n_rows: int, loaded: LoadedFacts) -> FidelityReading:
+        return fidelity_gate.judge(
+            model.checkpoint,
+            _probe(model),
+            PROBE_PREFILL,
+            logits,
+            sha256,
+            n_rows,
+            loaded.precision,
+            top_logprobs=loaded.top_logprobs,
+        )
+
+    return judge

@@ -12,6 +12,9 @@ import msgspec
 PROBE_PREFILL, PROBE_DECODE = 64, 64
 """The fidelity probe: tokens that go through prefill, then through cached decode."""
 
+DEPTH_REQUESTS = 4
+"""Three that count, and one before them."""
+
 FailureReason = Literal[
     "spawn-failed",
     "hello-timeout",
@@ -27,12 +30,18 @@ FailureReason = Literal[
 ]
 
 
+Phase = Literal["warm-up", "measured", "depth"]
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all records."""
 
 
 class Workload(Record, frozen=True):
-    """One request's work, in llama-bench's words: pp = prompt tokens, tg = generated tokens."""
+    """One request's work, in llama-bench's words: pp = prompt tokens, tg = generated tokens, @d = tokens before them.
+
+    A request starts from an empty cache: tokens of the depth are sent in front of the prompt, as one prefill.
+    """
 
     n_prompt: int
     n_gen: int
@@ -41,37 +50,61 @@ class Workload(Record, frozen=True):
 
     @property
     def name(self) -> str:
-        return f"pp{self.n_prompt}+tg{self.n_gen}" + (f"@d{self.n_depth}" if self.n_depth else "")
+        """plan.workload.parsed reads it back."""
+        prefill = f"pp{self.n_prompt}" if self.n_prompt > 1 or self.n_gen == 1 else ""
+        decode = f"tg{self.n_gen}" if self.n_gen > 1 else ""
+        return "+".join(filter(None, (prefill, decode))) + (f"@d{self.n_depth}" if self.n_depth else "")
+
+    @property
+    def n_sent(self) -> int:
+        """Token ids of one request's prompt: the depth and what comes after it."""
+        return self.n_depth + self.n_prompt
+
+    @property
+    def n_depth_requests(self) -> int:
+        """Requests of the depth alone that a launch makes; the first may compile, and is not counted."""
+        return DEPTH_REQUESTS if self.n_depth and self.n_prompt > 1 else 0
+
+    def tokens_of(self, phase: str) -> tuple[int, int]:
+        """(tokens sent, tokens generated) of one request."""
+        return (self.n_depth, 1) if phase == "depth" else (self.n_sent, self.n_gen)
 
     @property
     def n_ctx(self) -> int:
         """Positions to allocate: the same in every launch, so that the fidelity probe runs the timed graphs."""
-        return max(self.n_depth + self.n_prompt + self.n_gen, PROBE_PREFILL + PROBE_DECODE)
+        return max(self.n_sent + self.n_gen, PROBE_PREFILL + PROBE_DECODE)
 
 
 class Case(Record, frozen=True):
-    """engine:configuration × model × workload."""
+    """engine:configuration × model × workload, and × threads where a run sweeps them."""
 
     engine: str
     configuration: str
     model: str
     workload: Workload
+    threads: int | None = None
+    """None: the number of the run."""
 
     @property
     def id(self) -> str:
-        return f"{self.engine}:{self.configuration}/{self.model}/{self.workload.name}"
+        return f"{self.engine}:{self.configuration}/{self.model}/{self.workload.name}{self._suffix('/')}"
 
     @property
     def label(self) -> str:
-        return f"{self.engine}:{self.configuration}"
+        return f"{self.engine}:{self.configuration}{self._suffix(' ')}"
+
+    def _suffix(self, separator: str) -> str:
+        return "" if self.threads is None else f"{separator}t{self.threads}"
 
 
 class Request(Record, frozen=True):
     """One generate request. `t_token_ns` counts from `t_start_ns`; the stamps are the engine's."""
 
-    phase: Literal["warm-up", "measured"]
+    phase: Phase
+    """depth: only the tokens of a workload's depth and one decision, to know what they take of its prefill."""
     iteration: int
     n_prompt: int
+    """Tokens sent: those of the depth are among them."""
     prompt_sha256: str
     tokens_sha256: str
     t_start_ns: int

@@ -1,0 +1,44 @@
+"""`enginebench run --dry-run`: the product of what was asked for, and about how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+
+from enginebench_models.config import LlamaConfig
+
+from enginebench.plan.plan import Plan, rough_request_seconds, rough_seconds
+from enginebench.store.record import Case, Workload
+
+
+def print_plan(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> None:
+    """Pure of measurements: what a request takes is a guess from the size of the model."""
+    preset = plan.preset
+    print(f"preset {preset.name}: one check launch per case, then")
+    print(f"{preset.launches} launches x ({preset.warmup} warm-up + {preset.iterations} measured) requests")
+    for (model, workload), cases in groupby(plan.cases, key=_work):
+        seconds = rough_request_seconds(workload, configs[model], device)
+        print(
+            f"{model}  {workload.name}: a request of {workload.n_sent} + {workload.n_gen} tokens, about {seconds:.1f} s"
+        )
+        for case in cases:
+            print(f"  {case.label}")
+    print(f"{_factors(plan)}, {len(plan.cases) * (1 + preset.launches)} launches")
+    minutes = rough_seconds(plan, configs, device) / 60
+    print(f"about {minutes:.0f} min after set-up, if the machine is as fast as assumed; a run measures its own pilot")
+
+
+def _work(case: Case) -> tuple[str, Workload]:
+    return case.model, case.workload
+
+
+def _factors(plan: Plan) -> str:
+    """The product, spelled out."""
+    kinds: dict[str, set[object]] = {
+        "model": {case.model for case in plan.cases},
+        "workload": {case.workload.name for case in plan.cases},
+        "configuration": {(case.engine, case.configuration) for case in plan.cases},
+        "thread count": {case.threads for case in plan.cases},
+    }
+    counted = [f"{len(found)} {name}{'' if len(found) == 1 else 's'}" for name, found in kinds.items()]
+    return f"{' x '.join(counted)} = {len(plan.cases)} cases"
