@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.store.journal import Journal
+from enginebench.store.manifest import seal
 from enginebench.store.record import (
     Case,
     Failure,
@@ -17,6 +23,7 @@ from enginebench.store.record import (
     Request,
     Workload,
 )
+from enginebench.store.result import write_result
 from enginebench_protocol.codec import pack_ids
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
@@ -189,3 +196,56 @@ class Records:
 @pytest.fixture
 def records() -> Records:
     return Records()
+
+
+# ---- whole runs -----------------------------------------------------------------------------------------------
+
+
+def timed(records: Records, case: Any, ms_per_token: Sequence[float], **changes: Any) -> list[Any]:
+    """One launch for each number: 10 ms to the first token, then two gaps."""
+    return [
+        records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], case, block=block, **changes)
+        for block, ms in enumerate(ms_per_token)
+    ]
+
+
+def write_run(
+    records: Records,
+    results: Path,
+    run_id: str,
+    cases: Mapping[str, Sequence[float]],
+    sealed: bool = True,
+    date: str | None = None,
+    environment: Mapping[str, Any] | None = None,
+    check: Mapping[str, Any] | None = None,
+    launch: Mapping[str, Any] | None = None,
+    **plan: Any,
+) -> Path:
+    """`cases`: engine:configuration → milliseconds per token of each launch."""
+    folder = results / run_id
+    folder.mkdir(parents=True)
+    facts = [CaseFacts(records.case(*label.split(":")), "engine") for label in cases]
+    machine = {**records.environment(), **(environment or {}), **({"date": date} if date else {})}
+    most = max((len(ms) for ms in cases.values()), default=0)
+    header = {
+        "run_id": run_id,
+        "environment": machine,
+        "plan": records.plan(**{"launches": most, "iterations": 1, "warmup": 0, **plan}),
+        "cases": msgspec.to_builtins(facts),
+    }
+    launches = []
+    for fact, ms in zip(facts, cases.values(), strict=True):
+        launches += [records.check(fact.case, **(check or {})), *timed(records, fact.case, ms, **(launch or {}))]
+    with Journal.create(folder / "journal", header) as journal:
+        for each in launches:
+            journal.append(each)
+    write_result(folder / "result.json", assemble(run_id, machine, header["plan"], facts, launches))
+    if sealed:
+        seal(folder, run_id, ["run", *cases], "c" * 40)
+    return folder
+
+
+@pytest.fixture
+def stored_run(records: Records, tmp_path: Path) -> Callable[..., Path]:
+    """stored_run(run_id, cases, …) → its folder below tmp_path, as `run` leaves it."""
+    return functools.partial(write_run, records, tmp_path)

@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from enginebench.errors import UsageError
-from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.judge.stored_run import read_run
 from enginebench.store.journal import Journal
 from enginebench.store.manifest import read_manifest, seal, without_folders
-from enginebench.store.result import write_result
 from enginebench.store.run_folder import find_run, run_names
 
 
-def launches(records: Any) -> list[Any]:
-    """An admitted case and three launches of 2, 4 and 8 ms per token."""
-    timed = [
-        records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], block=block)
-        for block, ms in enumerate((2, 4, 8))
-    ]
-    return [records.check(), *timed]
-
-
-def written(records: Any, results: Path, run_id: str = "20260102-030405-aaaa", sealed: bool = True) -> Path:
-    """The folder of a run of one case, as `run` leaves it."""
-    folder = results / run_id
-    folder.mkdir(parents=True)
-    cases = [CaseFacts(records.case(), "engine")]
-    header = {
-        "run_id": run_id,
-        "environment": records.environment(),
-        "plan": records.plan(launches=3, iterations=1, warmup=0),
-        "cases": msgspec.to_builtins(cases),
-    }
-    with Journal.create(folder / "journal", header) as journal:
-        for launch in launches(records):
-            journal.append(launch)
-    result = assemble(run_id, header["environment"], header["plan"], cases, launches(records))
-    write_result(folder / "result.json", result)
-    if sealed:
-        seal(folder, run_id, ["run", "torch"], "c" * 40)
-    return folder
+@pytest.fixture
+def folder(stored_run: Callable[..., Path]) -> Path:
+    """A run of one case whose launches took 2, 4 and 8 ms per token."""
+    return stored_run("20260102-030405-aaaa", {"torch:half": (2, 4, 8)})
 
 
 def edit(path: Path, old: bytes, new: bytes) -> None:
@@ -58,15 +32,13 @@ def tpot(result: dict[str, Any]) -> float:
     return value
 
 
-def test_a_whole_run_is_read_as_it_was_written(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path)
+def test_a_whole_run_is_read_as_it_was_written(folder: Path) -> None:
     run = read_run(folder)
     assert (run.rebuilt, run.remarks) == (False, [])
     assert run.result == json.loads((folder / "result.json").read_text())
 
 
-def test_the_manifest_holds_the_command_without_folders(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path)
+def test_the_manifest_holds_the_command_without_folders(folder: Path) -> None:
     seal(
         folder, "r1", ["run", "torch:half", "--model", "/some/where/a.gguf", "--python=engine-x=/usr/bin/python"], None
     )
@@ -77,8 +49,8 @@ def test_the_manifest_holds_the_command_without_folders(records: Any, tmp_path: 
     assert without_folders("-o") == "-o"
 
 
-def test_without_a_result_the_journal_gives_the_same_metrics(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path, sealed=False)
+def test_without_a_result_the_journal_gives_the_same_metrics(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
     expected = json.loads((folder / "result.json").read_text())
     (folder / "result.json").unlink()
     run = read_run(folder)
@@ -89,8 +61,7 @@ def test_without_a_result_the_journal_gives_the_same_metrics(records: Any, tmp_p
     assert run.result["plan"]["left_out"] == ["the rest: the run did not end"]
 
 
-def test_an_edited_result_is_made_again_from_the_journal(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path)
+def test_an_edited_result_is_made_again_from_the_journal(folder: Path) -> None:
     before = tpot(read_run(folder).result)
     edit(folder / "result.json", b"[10000000, 18000000, 26000000]", b"[10000000, 11000000, 12000000]")
     run = read_run(folder)
@@ -99,8 +70,7 @@ def test_an_edited_result_is_made_again_from_the_journal(records: Any, tmp_path:
     assert tpot(run.result) == before == pytest.approx(4e6)
 
 
-def test_an_edited_journal_line_is_named_and_not_averaged_in(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path)
+def test_an_edited_journal_line_is_named_and_not_averaged_in(folder: Path) -> None:
     (folder / "result.json").unlink()
     edit(folder / "journal", b"[10000000,18000000,26000000]", b"[10000000,11000000,12000000]")
     run = read_run(folder)
@@ -109,8 +79,8 @@ def test_an_edited_journal_line_is_named_and_not_averaged_in(records: Any, tmp_p
     assert tpot(run.result) == pytest.approx((2 * 4) ** 0.5 * 1e6)
 
 
-def test_a_torn_journal_gives_what_was_whole(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path, sealed=False)
+def test_a_torn_journal_gives_what_was_whole(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
     (folder / "result.json").unlink()
     whole = (folder / "journal").read_bytes()
     (folder / "journal").write_bytes(whole[:-40])
@@ -119,8 +89,7 @@ def test_a_torn_journal_gives_what_was_whole(records: Any, tmp_path: Path) -> No
     assert run.result["cases"][0]["metrics"]["launches"]["value"] == 2
 
 
-def test_an_edited_journal_beside_a_good_result_is_reported(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path)
+def test_an_edited_journal_beside_a_good_result_is_reported(folder: Path) -> None:
     edit(folder / "journal", b"[10000000,18000000,26000000]", b"[10000000,11000000,12000000]")
     run = read_run(folder)
     assert not run.rebuilt
@@ -128,8 +97,9 @@ def test_an_edited_journal_beside_a_good_result_is_reported(records: Any, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "result.json", "journal"])
-def test_a_run_of_a_newer_schema_is_refused(records: Any, tmp_path: Path, name: str) -> None:
-    folder = written(records, tmp_path, sealed=name == "manifest.json")
+def test_a_run_of_a_newer_schema_is_refused(folder: Path, name: str) -> None:
+    if name != "manifest.json":
+        (folder / "manifest.json").unlink()
     if name == "journal":
         (folder / "journal").unlink()
         (folder / "result.json").unlink()
@@ -140,8 +110,7 @@ def test_a_run_of_a_newer_schema_is_refused(records: Any, tmp_path: Path, name: 
         read_run(folder)
 
 
-def test_an_edited_result_without_a_journal_is_refused(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path)
+def test_an_edited_result_without_a_journal_is_refused(folder: Path) -> None:
     edit(folder / "result.json", b"[10000000, 18000000, 26000000]", b"[10000000, 11000000, 12000000]")
     (folder / "journal").unlink()
     with pytest.raises(UsageError, match="there is no journal to make it again"):
@@ -154,15 +123,16 @@ def test_a_journal_that_names_no_cases_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_a_damaged_manifest_is_refused_with_the_remedy(records: Any, tmp_path: Path) -> None:
-    folder = written(records, tmp_path)
+def test_a_damaged_manifest_is_refused_with_the_remedy(folder: Path) -> None:
     (folder / "manifest.json").write_text('{"schema_version": 1')
     with pytest.raises(UsageError, match="remove it to read the run without its seal"):
         read_run(folder)
 
 
-def test_runs_are_found_by_id_by_its_beginning_by_place_and_latest(records: Any, tmp_path: Path) -> None:
-    first, last = (written(records, tmp_path, f"2026010{day}-030405-aaaa") for day in (2, 3))
+def test_runs_are_found_by_id_by_its_beginning_by_place_and_latest(
+    folder: Path, stored_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, last = folder, stored_run("20260103-030405-aaaa", {"torch:half": (2, 4, 8)})
     assert run_names(tmp_path) == [first.name, last.name]
     for name in (first.name, "20260102", str(first), str(first / "result.json")):
         assert find_run(name, tmp_path) == first
@@ -173,9 +143,10 @@ def test_runs_are_found_by_id_by_its_beginning_by_place_and_latest(records: Any,
     assert read_run(alone).run_id == first.name
 
 
-def test_an_ambiguous_or_unknown_run_is_refused_with_what_there_is(records: Any, tmp_path: Path) -> None:
-    for day in (2, 3):
-        written(records, tmp_path, f"2026010{day}-030405-aaaa")
+def test_an_ambiguous_or_unknown_run_is_refused_with_what_there_is(
+    folder: Path, stored_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    stored_run("20260103-030405-aaaa", {"torch:half": (2, 4, 8)})
     with pytest.raises(UsageError, match="begins 2 names"):
         find_run("2026", tmp_path)
     with pytest.raises(UsageError, match="did you mean '20260102-030405-aaaa'"):

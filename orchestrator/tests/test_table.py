@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 from enginebench.judge.assemble import CaseFacts, assemble
-from enginebench.report.table import COLUMNS, ResultTable, markdown, rich_table, rounded, to_csv, to_json
+from enginebench.report.formats import rounded, to_csv
+from enginebench.report.table import COLUMNS, ResultTable, case_sheet, markdown, rich_table, to_json
 from rich.console import Console
 
 ROLES = {"limit": "instrument"}
@@ -242,7 +243,10 @@ def test_json_is_the_result_itself(records: Any) -> None:
 
 def test_csv_holds_every_metric_unrounded_and_names_the_invalid_ones(records: Any) -> None:
     result = full(records)
-    rows = {row["engine"] + ":" + row["configuration"]: row for row in csv.DictReader(io.StringIO(to_csv(result)))}
+    rows = {
+        row["engine"] + ":" + row["configuration"]: row
+        for row in csv.DictReader(io.StringIO(to_csv(case_sheet(result))))
+    }
     assert len(rows) == len(result["cases"])
     by_label = {f"{case['engine']}:{case['configuration']}": case for case in result["cases"]}
     for label, row in rows.items():

@@ -1,4 +1,4 @@
-"""The command line: `enginebench run | engines | models | show | conform`, and what maintains the workspace.
+"""The command line: `enginebench run | engines | models | show | query | conform`, and what maintains the workspace.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all fine, 1 a case failed, 2 wrong usage,
 3 inconclusive where a verdict was asked for.
@@ -14,6 +14,7 @@ from enginebench.errors import BenchError
 
 from . import listing, upkeep
 from .options import EXIT_USAGE
+from .query import query
 from .run import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -21,6 +22,7 @@ app.command()(run)
 app.command()(listing.engines)
 app.command()(listing.models)
 app.command()(listing.show)
+app.command()(query)
 app.command()(upkeep.conform)
 app.command()(upkeep.sync)
 app.command(name="pins")(upkeep.write_pins)

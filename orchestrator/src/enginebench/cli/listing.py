@@ -10,11 +10,12 @@ from enginebench_models import catalogue
 from enginebench_protocol.host import default_device
 
 from enginebench.judge.stored_run import read_run
+from enginebench.report.formats import Output, Sheet
 from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 
-from .options import DEFAULT_RESULTS, RUN_HELP, Output, OutputOption, ResultsOption, print_result, say
+from .options import DEFAULT_RESULTS, RUN_HELP, OutputOption, ResultsOption, print_result, print_sheet, say
 
 
 def engines(output: OutputOption = Output.table) -> None:
@@ -22,6 +23,9 @@ def engines(output: OutputOption = Output.table) -> None:
     rows = [_engine_row(info) for info in discovery.discover().values()]
     if output is Output.json:
         print(json.dumps({"engines": rows}, indent=2))
+        return
+    if output is not Output.table:
+        print_sheet(_configurations(rows), output)
         return
     for row in rows:
         state = "available" if row["available"] else f"unavailable: {row['reason']}"
@@ -47,6 +51,9 @@ def models(output: OutputOption = Output.table) -> None:
     if output is Output.json:
         print(json.dumps({"models": rows}, indent=2))
         return
+    if output is not Output.table:
+        print_sheet(Sheet.of("models", rows), output)
+        return
     for row in rows:
         size = f"{row['bytes_16_bit'] / 1e9:8.2f} GB in 16 bits"
         print(f"{row['name']:<12} {size}   context {row['max_context']:>7}   {row['description']}")
@@ -62,6 +69,17 @@ def show(
     for remark in stored.remarks:
         say(remark)
     print_result(stored.result, output)
+
+
+def _configurations(engines: list[dict[str, Any]]) -> Sheet:
+    """One row per configuration."""
+    kept = ("role", "available", "installed", "gpu")
+    rows = [
+        {"engine": row["name"], **{name: row[name] for name in kept}, "configuration": name, **configuration}
+        for row in engines
+        for name, configuration in row["configurations"].items()
+    ]
+    return Sheet.of("engines", rows)
 
 
 def _engine_row(info: EngineInfo) -> dict[str, Any]:

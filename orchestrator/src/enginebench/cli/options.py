@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 
 from enginebench.report import table
+from enginebench.report.benchstat import benchstat
+from enginebench.report.formats import Output, Sheet, rendered, text_table
 from enginebench.workspace.discovery import ROOT
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED, EXIT_USAGE, EXIT_INCONCLUSIVE = 1, 2, 3
 PIPED_WIDTH = 120
 RUN_HELP = "run id or its beginning, `latest`, a run's folder, or a result.json"
 DEFAULT_MODEL = "llama3-1b"
@@ -32,13 +34,6 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-class Output(StrEnum):
-    table = "table"
-    md = "md"
-    json = "json"
-    csv = "csv"
-
-
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="how to print")]
 ModelOption = Annotated[str, typer.Option(help="catalogue name, model file or directory")]
 ModelsOption = Annotated[
@@ -51,10 +46,26 @@ ResultsOption = Annotated[Path, typer.Option(help="where runs are kept", show_de
 
 def print_result(result: dict[str, Any], output: Output) -> None:
     if output is Output.table:
-        console = Console()
-        (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table.rich_table(result))
+        console().print(table.rich_table(result))
+    elif output is Output.benchstat:
+        print(benchstat(result))
+    elif output in (Output.md, Output.json):
+        print({Output.md: table.markdown, Output.json: table.to_json}[output](result))
     else:
-        print({Output.md: table.markdown, Output.json: table.to_json, Output.csv: table.to_csv}[output](result))
+        print(rendered(table.case_sheet(result), output))
+
+
+def print_sheet(sheet: Sheet, output: Output) -> None:
+    if output is Output.table:
+        console().print(text_table(sheet))
+    else:
+        print(rendered(sheet, output))
+
+
+def console() -> Console:
+    """As wide as the terminal; of a fixed width where there is none."""
+    found = Console()
+    return found if found.is_terminal else Console(width=PIPED_WIDTH)
 
 
 def shown(path: Path) -> Path:

@@ -10,12 +10,15 @@ import typer
 from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.errors import UsageError, unknown
+from enginebench.judge.rows import rows_of
 from enginebench.plan import plan as planning
 from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
 from enginebench.plan.workload import counts, named
+from enginebench.report.formats import Output
 from enginebench.run.model import find_models
 from enginebench.run.progress import ProgressBar
 from enginebench.run.run import Run, RunRequest, choose, plan_of
+from enginebench.store.index import keep_up
 from enginebench.store.result import read_result
 from enginebench.workspace import discovery
 
@@ -26,7 +29,6 @@ from .options import (
     EXIT_FAILED,
     Device,
     ModelsOption,
-    Output,
     OutputOption,
     ResultsOption,
     Weights,
@@ -96,6 +98,7 @@ def run(
             return
         session = Run(request, chosen, found, bar)
         path = session.execute()
+        keep_up(results, rows_of)
     result = read_result(path)
     print_result(result, output)
     print(f"raw data: {shown(path)}", file=sys.stderr)

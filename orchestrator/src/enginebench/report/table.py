@@ -1,4 +1,4 @@
-"""The side-by-side table of a result: for a terminal, as Markdown, JSON or CSV. Only here numbers are rounded.
+"""The side-by-side table of a result: for a terminal, as Markdown, as JSON, and as rows for the other formats.
 
 Columns are defined once, in COLUMNS. A case that failed the fidelity gate shows no speed. What a cell cannot say is a
 numbered note below the table.
@@ -6,8 +6,6 @@ numbered note below the table.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING
+from enginebench.judge.rows import rows
+from enginebench.judge.stored_run import StoredRun
 from enginebench.machine.facts import noise_warnings
 from enginebench.run.process import printable
 from enginebench.store.result import dumped
 
 from . import marks
+from .formats import NONE, Sheet, markdown_escaped, markdown_row, rounded
 
-NONE = "-"
 STDERR_LINES = 3
 SYNTHETIC = "synthetic weights: text means nothing; speed of a dense model does not depend on the values"
 LEGEND = (
@@ -78,11 +78,6 @@ def number(name: str, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
 def is_withheld(metric: dict[str, Any]) -> bool:
     """A speed without a passed fidelity gate is not shown."""
     return GATE_FAILED in metric["reasons"] or GATE_MISSING in metric["reasons"]
-
-
-def rounded(value: float) -> str:
-    decimals = next((d for d, least in ((0, 100.0), (1, 10.0), (2, 1.0)) if abs(value) >= least), 3)
-    return f"{value:.{decimals}f}"
 
 
 def _label(case: dict[str, Any]) -> str:
@@ -313,23 +308,15 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _markdown_lines(section: Section) -> Iterator[str]:
-    yield from (f"{_escaped(line)}  " for line in section.above)
+    yield from (f"{markdown_escaped(line)}  " for line in section.above)
     yield ""
-    yield _markdown_row([*(column.heading for column in COLUMNS), "note"])
-    yield _markdown_row([*("---" if column.left else "---:" for column in COLUMNS), "---"])
-    yield from map(_markdown_row, section.rows)
+    yield markdown_row([*(column.heading for column in COLUMNS), "note"])
+    yield markdown_row([*("---" if column.left else "---:" for column in COLUMNS), "---"])
+    yield from map(markdown_row, section.rows)
     yield ""
-    yield from (f"{index}. {_escaped(note)}" for index, note in enumerate(section.notes, start=1))
+    yield from (f"{index}. {markdown_escaped(note)}" for index, note in enumerate(section.notes, start=1))
     yield from ([""] if section.notes else [])
-    yield from (f"{_escaped(line)}  " for line in section.below)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    yield from (f"{markdown_escaped(line)}  " for line in section.below)
 
 
 def to_json(result: dict[str, Any]) -> str:
@@ -338,16 +325,29 @@ def to_json(result: dict[str, Any]) -> str:
 
 
 IDENTITY = ("engine", "configuration", "model", "workload", "role", "status", "reason")
+OF_RUN = ("run_id", "date", "commit", "machine", "device", "preset")
+OF_CASE = (
+    "n_prompt",
+    "n_gen",
+    "n_depth",
+    "batch_size",
+    "threads",
+    "weights",
+    "weight_dtype",
+    "kv_dtype",
+    "engine_versions",
+)
 
 
-def to_csv(result: dict[str, Any]) -> str:
-    """One line per case, every metric unrounded; empty where there is no value. `invalid`: those not to be used."""
+def case_sheet(result: dict[str, Any]) -> Sheet:
+    """One row per case: its run, what it is, every metric unrounded. `invalid`: those not to be used."""
+    tables = rows(StoredRun(result)).tables
+    run = tables["runs"][0]
     names = sorted({name for case in result["cases"] for name in case["metrics"]})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*IDENTITY, *names, "invalid"])
-    for case in result["cases"]:
-        values = [case["metrics"].get(name, {}).get("value") for name in names]
-        invalid = [n for n in names if n in case["metrics"] and not case["metrics"][n]["valid"] and values]
-        writer.writerow([*(case[name] for name in IDENTITY), *values, " ".join(invalid)])
-    return text.getvalue().rstrip("\n")
+    sheet = []
+    for case, facts in zip(result["cases"], tables["cases"], strict=True):
+        metrics = {name: case["metrics"].get(name, {}).get("value") for name in names}
+        invalid = " ".join(name for name in names if not case["metrics"].get(name, {"valid": True})["valid"])
+        told = {name: run[name] for name in OF_RUN} | {name: facts[name] for name in (*IDENTITY, *OF_CASE)}
+        sheet.append(told | metrics | {"invalid": invalid})
+    return Sheet.of("cases", sheet)
