@@ -17,8 +17,9 @@ from enginebench.store.anonymous import anonymous, anonymous_launch
 from enginebench.store.journal import SCHEMA_VERSION
 from enginebench.store.record import Case, FidelityReading, Launch, LoadedFacts
 
-from . import plausibility
+from . import audits, plausibility
 from .bottleneck import bottleneck
+from .brackets import bracketed
 from .comparable import difference
 from .metrics import GATE_FAILED, Limit, case_metrics, gate_objection, limit_of
 
@@ -63,7 +64,7 @@ def assemble(
         "comparisons": [],
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(result))
-    return plausibility.judged(plain)
+    return bracketed(plausibility.judged(plain))
 
 
 def device_limits(cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]]) -> dict[tuple[str, str], Limit]:
@@ -80,7 +81,7 @@ def device_limits(cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]
 
 
 def judge(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any]) -> Verdict:
-    """Where a case stands. Objections in order: unavailable, failed check, other work, fidelity, not timed."""
+    """Where a case stands. Objections in order: unavailable, failed check, other work, fidelity, audits, not timed."""
     if facts.unavailable is not None:
         return Verdict("unavailable", facts.unavailable)
     checks = [launch for launch in launches if launch.kind == "check"]
@@ -89,11 +90,18 @@ def judge(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any])
         return Verdict("failed", "not launched: the run ended before its turn")
     if checks and not any(launch.ok for launch in checks):
         return _check_verdict(checks[-1])
-    if facts.role != "test" and (other := difference(launches, plan)):  # a test engine has no model
-        return Verdict("invalid", other)
-    if objection := gate_objection(launches, facts.role):
-        return Verdict("invalid", _gate_text(objection, launches))
+    if refusal := _refusal(facts, launches, plan):
+        return Verdict("invalid", refusal)
     return _timed_verdict(timed)
+
+
+def _refusal(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any]) -> str | None:
+    """Other work, a wrong answer, or a failed audit."""
+    if facts.role != "test" and (other := difference(launches, plan)):  # a test engine has no model
+        return other
+    if objection := gate_objection(launches, facts.role):
+        return _gate_text(objection, launches)
+    return audits.objection(audits.audits(launches))
 
 
 def _check_verdict(check: Launch) -> Verdict:
@@ -140,7 +148,7 @@ def _case_result(
     facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any], limit: Limit | None
 ) -> dict[str, Any]:
     verdict = judge(facts, launches, plan)
-    loaded = _last_loaded(launches)
+    loaded, found = _last_loaded(launches), audits.audits(launches)
     return {
         "engine": facts.case.engine,
         "configuration": facts.case.configuration,
@@ -150,9 +158,10 @@ def _case_result(
         "role": facts.role,
         "status": verdict.status,
         "reason": None if verdict.reason is None else anonymous(verdict.reason),
-        "metrics": case_metrics(launches, facts.role, limit),
+        "metrics": case_metrics(launches, facts.role, limit, audits.objection(found)),
         "fidelity": _fidelity(launches),
         "bottleneck": bottleneck(launches, limit, plan) if facts.role == "engine" else None,
+        "audits": found,
         "loaded": loaded,
         "versions": {**facts.versions, **(loaded.versions if loaded else {})},
         "pins_sha256": facts.pins_sha256,

@@ -1,6 +1,7 @@
-"""Did a case do the same work as the others? Weights, prompts and their number, as each engine echoed them.
+"""Did a case do the same work as the others? Weights, prompts and token counts, as each engine echoed them.
 
-The plan is the yardstick: the fingerprint of the model it names, and the prompts its seed gives.
+The plan is the yardstick: the fingerprint of the model it names, and the prompts its seed gives. Conditions that differ
+without changing the work are for `brackets`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ def difference(launches: Sequence[Launch], plan: Mapping[str, Any]) -> str | Non
     model = next((m for m in plan["models"] if m["name"] == case.model), None)
     if model is None:
         return f"model {case.model} is not in the plan"
-    return _other_weights(launches, model["fingerprint"]) or _other_prompts(
-        launches, expected_prompts(launches, plan["seed"], case.workload, model["shape"]["vocab_size"])
+    return (
+        _other_weights(launches, model["fingerprint"])
+        or _other_counts(launches)
+        or _other_prompts(
+            launches, expected_prompts(launches, plan["seed"], case.workload, model["shape"]["vocab_size"])
+        )
     )
 
 
@@ -38,6 +43,20 @@ def _other_weights(launches: Sequence[Launch], fingerprint: str) -> str | None:
     if not found:
         return None
     return f"other weights: fingerprint {min(found)[:12]} was loaded, the model's is {fingerprint[:12]}"
+
+
+def _other_counts(launches: Sequence[Launch]) -> str | None:
+    """Tokens of each request, against those of its workload."""
+    for launch in launches:
+        for request in launch.requests:
+            asked, found = launch.case.workload.tokens_of(request.phase), (request.n_prompt, len(request.t_token_ns))
+            if found != asked:
+                return f"other counts: {_sum(found)} tokens in a request, the workload's are {_sum(asked)}"
+    return None
+
+
+def _sum(tokens: tuple[int, int]) -> str:
+    return f"{tokens[0]} + {tokens[1]}"
 
 
 def _other_prompts(launches: Sequence[Launch], expected: Mapping[int, str]) -> str | None:

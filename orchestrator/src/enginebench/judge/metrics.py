@@ -54,8 +54,13 @@ class Limit:
         return self.read_bytes_per_token * self.decode_tps
 
 
-def case_metrics(launches: Sequence[Launch], role: str = "engine", limit: Limit | None = None) -> dict[str, Metric]:
-    """Every metric of one case by name. A case of role "engine" has valid speeds only with a passed fidelity gate."""
+def case_metrics(
+    launches: Sequence[Launch], role: str = "engine", limit: Limit | None = None, refused: str | None = None
+) -> dict[str, Metric]:
+    """Every metric of one case by name. A case of role "engine" has valid speeds only with a passed fidelity gate.
+
+    `refused`: why an audit refuses its speeds.
+    """
     evidence = Evidence(launches)
     speeds = _speeds(evidence)
     speeds["mbu"] = _mbu(evidence, speeds["decode_tps"], limit, reads_cache=role == "engine")
@@ -63,7 +68,7 @@ def case_metrics(launches: Sequence[Launch], role: str = "engine", limit: Limit 
         speeds["mfu"] = _missing("ratio", NO_COMPUTE_LIMIT)
     memory = _memory(evidence)
     speeds["tokens_per_second_per_gb"] = _per_gb(speeds["decode_tps"], memory)
-    objection = gate_objection(launches, role)
+    objection = gate_objection(launches, role) or refused
     if objection is not None:
         speeds = {name: _objected(metric, objection) for name, metric in speeds.items()}
     return {**speeds, **_counts(evidence), **memory}

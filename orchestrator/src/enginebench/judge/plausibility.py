@@ -53,12 +53,12 @@ class Ceiling:
 class Row:
     """One claim: so many bytes read for each token, in so much time. `slowest_*`: the upper end where one is known.
 
-    `work`: model and workload; rows of another one are no comparison.
+    `work`: model, workload and threads; rows of another one are no comparison.
     """
 
     engine: str
     configuration: str
-    work: tuple[str, str]
+    work: tuple[Any, ...]
     bytes_per_token: float
     ns_per_token: float
     slowest_ns_per_token: float
@@ -216,7 +216,7 @@ def _row(case: Mapping[str, Any], result: Mapping[str, Any]) -> Row | None:
     return Row(
         engine=case["engine"],
         configuration=case["configuration"],
-        work=(case["model"], case["workload"]),
+        work=(case["model"], case["workload"], case.get("threads")),
         bytes_per_token=loaded["read_bytes_per_token"] + cache_bytes(case, result["plan"]),
         ns_per_token=1e9 / rate["value"],
         slowest_ns_per_token=1e9 / (rate["interval"] or [rate["value"]])[0],

@@ -37,7 +37,7 @@ class Fit:
 
 def cost_of(check: Launch) -> Cost:
     """From a case's check launch: its first request holds the compilation, its last one is a plain request."""
-    first, last = check.requests[0], check.requests[-1]
+    first, last = check.requests[0], [r for r in check.requests if not r.repeat][-1]
     request = last.t_token_ns[-1] / 1e9
     compile_seconds = max(0.0, first.t_token_ns[-1] / 1e9 - request)
     depth_seconds = check.case.workload.n_depth_requests * last.t_token_ns[0] / 1e9

@@ -22,6 +22,9 @@ def remarks(case: dict[str, Any]) -> Iterator[str]:
         yield f"suspect ({suspicion['code']}): {suspicion['text']}"
     if case.get("brackets"):
         yield f"in brackets: {'; '.join(case['brackets'])}"
+    for audit in case.get("audits", ()):
+        if audit["passed"] is False:
+            yield f"audit {audit['name']}: {audit['detail']}"
     bottleneck = case.get("bottleneck")
     if bottleneck and bottleneck["text"]:
         yield bottleneck["text"]

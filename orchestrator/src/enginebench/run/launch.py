@@ -44,6 +44,7 @@ from enginebench.store.record import (
 from enginebench.workspace.environment import Interpreter
 
 from .process import ChildProcess, Watchdog
+from .repeated import ask_again
 
 Say = Callable[[str], None]
 HELLO_SECONDS = 180.0
@@ -181,6 +182,8 @@ def _check(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Pat
         engine_workspace_bytes=account.workspace_bytes,
         engine_device_peak_bytes=account.device_peak_bytes,
     )
+    draft.stage = "repeat"
+    ask_again(draft.requests[-1], lambda i, repeat: _request(order, client, child, i, "warm-up", draft, repeat))
     if order.probe is not None:
         say("fidelity probe")
         draft.stage = "score"
@@ -235,17 +238,26 @@ def loaded_facts(loaded: Loaded) -> LoadedFacts:
 
 
 def _request(
-    order: LaunchOrder, client: Client, child: ChildProcess, iteration: int, phase: Any, draft: _Draft
-) -> None:
+    order: LaunchOrder,
+    client: Client,
+    child: ChildProcess,
+    iteration: int,
+    phase: Any,
+    draft: _Draft,
+    repeat: bool = False,
+) -> Request:
     draft.stage = f"request {iteration + 1}"
     n_sent, n_gen = order.case.workload.tokens_of(phase)
     prompt = pack_ids(prompt_ids(order.seed, iteration, n_sent, draft.facts["loaded"].vocab_size))
     generated, received = client.generate(prompt, n_gen, order.silence_seconds)
     request = _recorded(generated, received, prompt, n_gen, iteration, phase)
+    if iteration < CHECK_REQUESTS or repeat:
+        request = msgspec.structs.replace(request, repeat=repeat, tokens=unpack_ids(generated.tokens).tolist())
     if not draft.requests:
         first_token_ns = generated.t_start_ns + request.t_token_ns[0]
         draft.facts["cold_start_ns"] = first_token_ns - child.started_ns
     draft.requests.append(request)
+    return request
 
 
 def _recorded(

@@ -115,6 +115,23 @@ class Request(Record, frozen=True):
     """The same request by the clock of the engine's own server, if it has one."""
     doubts: list[str] = []
     """Recorded causes that make this sample invalid; empty means valid."""
+    repeat: bool = False
+    """A prompt that was asked just before (check launches): for the audits."""
+    tokens: list[int] = []
+    """The ids themselves, of the prompts that check launches ask too."""
+
+
+class GreedyReading(Record, frozen=True):
+    """The first ids of an answer, held against the reference's likeliest at each step of the engine's own course."""
+
+    iteration: int
+    n_tokens: int
+    passed: bool
+    worst_margin: float
+    """Nats between the reference's likeliest id and the one chosen; the largest over the steps."""
+    worst_rank: int
+    """Place of the chosen id in the reference's order, from 1; the largest over the steps."""
+    reasons: list[str] = []
 
 
 class LoadedFacts(Record, frozen=True):
@@ -203,6 +220,7 @@ class Launch(Record, frozen=True):
     requests: list[Request] = []
     memory: MemoryReading | None = None
     fidelity: FidelityReading | None = None
+    greedy: list[GreedyReading] = []
     harness_cpu_share: float | None = None
     """CPU time of the orchestrator ÷ wall time, over the timed requests."""
 

@@ -30,6 +30,8 @@ class FakeEngine(Engine):
         self._script = SCRIPTS["default"]
         self._held = bytearray()
         self._n_requests = 0
+        self._last_prompt: array[int] | None = None
+        self._last_n_gen = 0
 
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
         """Any path will do; it is only named."""
@@ -48,7 +50,12 @@ class FakeEngine(Engine):
         self._n_requests += 1
         script.on_generate()
         ids = script.ids(prompt, n_gen, n_earlier)
-        return paced(ids, script.delays_ns(len(ids), n_earlier), start_ns)
+        repeated, self._last_prompt, self._last_n_gen = prompt == self._last_prompt, prompt, n_gen
+        return paced(ids, script.delays_ns(len(ids), n_earlier, repeated), start_ns)
+
+    def reported(self) -> Mapping[str, int]:
+        miscount = self._script.miscount
+        return {"n_gen": self._last_n_gen + miscount, "n_requests": 1} if miscount else {}
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         raise EngineFailure("unsupported", "engine-fake has no model, hence no logits")
@@ -80,9 +87,9 @@ def _report(request: Load, script: Script) -> Loaded:
         precision="none",
         weight_dtype="none",
         activation_dtype="none",
-        kv_dtype="none",
+        kv_dtype=script.kv_dtype,
         device=request.device,
-        threads=request.threads,
+        threads=max(1, request.threads - script.spare_threads),
         n_ctx=request.n_ctx,
         vocab_size=VOCABULARY,
         weights_bytes=script.held_bytes,

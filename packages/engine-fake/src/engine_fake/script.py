@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import zlib
 from array import array
@@ -32,12 +33,22 @@ class Script:
     missing_tokens: int = 0
     forgetful: bool = False
     """Ids depend on how many requests came before."""
+    of_process: bool = False
+    """Ids depend on the process: each launch gives others."""
+    cached_prefill_ns: int | None = None
+    """Time of the first token where the prompt is that of the request before."""
+    miscount: int = 0
+    """Added to the count of tokens that `reported` tells."""
+    kv_dtype: str = "none"
+    spare_threads: int = 0
+    """Fewer threads in use than asked for."""
     first_id: int = 0
     """Added to every id; VOCABULARY puts all of them out of range."""
 
-    def delays_ns(self, n_gen: int, n_earlier: int) -> list[int]:
+    def delays_ns(self, n_gen: int, n_earlier: int, repeated: bool = False) -> list[int]:
         factor = 2 if n_earlier < self.warmup_requests else 1
-        exact = [factor * self.prefill_ns] + [factor * self.token_ns] * (n_gen - 1)
+        prefill_ns = self.prefill_ns if self.cached_prefill_ns is None or not repeated else self.cached_prefill_ns
+        exact = [factor * prefill_ns] + [factor * self.token_ns] * (n_gen - 1)
         if not self.jitter:
             return exact
         draw = random.Random(f"engine-fake:{n_earlier}")  # noqa: S311 (not for secrets)
@@ -45,7 +56,9 @@ class Script:
 
     def ids(self, prompt: array[int], n_gen: int, n_earlier: int) -> list[int]:
         """A function of the prompt alone, unless the script says otherwise."""
-        seed = zlib.crc32(prompt.tobytes(), n_earlier if self.forgetful else 0)
+        seed = zlib.crc32(
+            prompt.tobytes(), (n_earlier if self.forgetful else 0) + (os.getpid() if self.of_process else 0)
+        )
         return [self.first_id + (seed + 7919 * i) % VOCABULARY for i in range(n_gen - self.missing_tokens)]
 
 
@@ -77,5 +90,12 @@ SCRIPTS = {
     ),
     "short": Script("yields one token too few", missing_tokens=1),
     "wrong": Script("answers the same prompt differently each time", forgetful=True),
+    "other-output": Script("answers the same prompt differently in each launch", of_process=True),
+    "prefix-cache": Script(
+        "answers a prompt that it has just seen sooner", prefill_ns=10 * MILLISECOND, cached_prefill_ns=MILLISECOND
+    ),
+    "miscount": Script("reports one token more than it yields", miscount=1),
+    "other-cache": Script("says that its cache is of another type", kv_dtype="int8"),
+    "fewer-threads": Script("says that it uses one thread fewer than it may", spare_threads=1),
     "out-of-range": Script("yields ids outside its vocabulary", first_id=VOCABULARY),
 }
