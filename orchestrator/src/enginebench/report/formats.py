@@ -43,7 +43,7 @@ class Sheet:
 
     name: str
     columns: tuple[str, ...]
-    rows: list[tuple[Cell, ...]]
+    rows: Sequence[tuple[Cell, ...]]
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Mapping[str, Cell]]) -> Sheet:
