@@ -374,3 +374,20 @@ def test_the_memory_of_a_shared_server_is_not_the_engines(records: Any) -> None:
     found = case_metrics([shared])
     assert found["peak_memory_bytes"].value is None
     assert found["memory_overhead_bytes"].reasons == ["the server ran before: its memory is not the engine's"]
+
+
+def test_a_launch_in_doubt_is_left_out_and_the_reason_counted(records: Any) -> None:
+    good = [records.timed([records.request(0, (10, 12, 14))]) for _ in range(2)]
+    swapped = records.timed([records.request(0, (10, 90, 180))], doubts=["swap: the machine swapped 7 pages"])
+    metrics = case_metrics([records.check(), *good, swapped])
+    tpot = metrics["tpot_ns"]
+    assert (tpot.value, tpot.valid) == (pytest.approx(2 * MS), True)
+    assert tpot.reasons == ["1 of 3 timed launches excluded for noise (1 x swap)"]
+    assert metrics["launches"].value == 2
+
+
+def test_launches_that_are_all_in_doubt_leave_no_speed(records: Any) -> None:
+    swapped = records.timed([records.request(0, (10, 12, 14))], doubts=["swap: the machine swapped 7 pages"])
+    tpot = case_metrics([records.check(), swapped])["tpot_ns"]
+    assert (tpot.value, tpot.valid) == (None, False)
+    assert tpot.reasons == ["no launch without noise: 1 of 1 timed launches excluded for noise (1 x swap)"]

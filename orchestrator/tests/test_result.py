@@ -16,6 +16,7 @@ from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.judge.metrics import case_metrics
 from enginebench.store.anonymous import anonymous
 from enginebench.store.result import dumped, read_result, schema_fault, write_result
+from enginebench.store.surroundings import GpuState, LaunchNoise, NoiseSnapshot, ProcessCounters
 from enginebench.workspace.discovery import ROOT
 from enginebench_protocol.reproduce import plan_of, recorded_cases
 
@@ -110,6 +111,29 @@ def test_every_timed_launch_failed_is_a_failed_case(records: Any) -> None:
 def test_doubtful_requests_only_make_a_case_invalid(records: Any) -> None:
     launches = [records.check(), records.timed([records.request(0, (1, 2, 3), doubts=["swapped"])])]
     assert verdict(records, launches) == ("invalid", "no measured request is free of doubt")
+
+
+def test_launches_in_doubt_only_make_a_case_invalid(records: Any) -> None:
+    swapped = records.timed([records.request(0, (1, 2, 3))], doubts=["swap: the machine swapped 7 pages"])
+    expected = "no launch without noise: 1 of 1 timed launches excluded for noise (1 x swap)"
+    assert verdict(records, [records.check(), swapped]) == ("invalid", expected)
+
+
+@pytest.mark.parametrize(("good", "mark"), [(19, None), (18, "5% of the measured requests are invalid: measure again")])
+def test_a_case_with_more_than_a_twentieth_excluded_is_marked(records: Any, good: int, mark: str | None) -> None:
+    launches = [records.timed([records.request(0, (1, 2, 3))]) for _ in range(good)]
+    doubtful = records.timed([records.request(0, (1, 2, 3))], doubts=["major-faults: 1"])
+    assert verdict(records, [records.check(), *launches, doubtful]) == ("ok", mark)
+
+
+def test_a_launch_with_everything_that_was_read_around_it_fits_the_schema(records: Any) -> None:
+    gpu = GpuState(name="NVIDIA H200", sm_clock_mhz=1980, persistence=True)
+    moment = NoiseSnapshot(date="2026-01-02", t_ns=1, load_1min=0.5, runnable=0, mean_mhz=2000.5, gpu=gpu)
+    counters = ProcessCounters(cpu_ns=1, major_faults=0, involuntary_switches=2)
+    around = {"before": moment, "start": moment, "end": moment, "engine_start": counters, "engine_end": counters}
+    noise = LaunchNoise(**around, harness_cpu_ns=3, gpu_after_requests=[gpu], gpu_wait_ns=4, gpu_settled=True)
+    launch = records.timed([records.request(0, (1, 2, 3))], noise=noise)
+    assert schema_fault(assembled(records, [records.check(), launch])) is None
 
 
 # ---- contents -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: `enginebench run | show | query | compare | engines | models`, and what maintains the workspace.
+"""The command line: `enginebench run | show | query | compare | doctor | engines | models`, and the workspace.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all fine, 1 a case failed, 2 wrong usage,
 3 inconclusive where a verdict was asked for.
@@ -14,6 +14,7 @@ from enginebench.errors import BenchError
 
 from . import listing, upkeep
 from .compare import compare
+from .doctor import doctor
 from .options import EXIT_USAGE
 from .query import query
 from .run import run
@@ -25,6 +26,7 @@ app.command()(listing.models)
 app.command()(listing.show)
 app.command()(query)
 app.command()(compare)
+app.command()(doctor)
 app.command()(upkeep.conform)
 app.command()(upkeep.sync)
 app.command(name="pins")(upkeep.write_pins)

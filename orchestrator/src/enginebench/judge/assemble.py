@@ -21,7 +21,10 @@ from . import audits, plausibility
 from .bottleneck import bottleneck
 from .brackets import bracketed
 from .comparable import difference
-from .metrics import GATE_FAILED, Limit, case_metrics, gate_objection, limit_of
+from .metrics import GATE_FAILED, Evidence, Limit, case_metrics, gate_objection, limit_of
+
+LARGEST_EXCLUDED_SHARE = 0.05
+"""Of the measured requests: a case of which more had to be left out is marked (method M9)."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,15 @@ def _timed_verdict(timed: Sequence[Launch]) -> Verdict:
         return Verdict("failed", "not timed: the run ended before its turn")
     if len(failed) == len(timed):
         return Verdict("failed", _failure_text(failed[-1]))
-    if not any(not request.doubts for launch in timed if launch.ok for request in launch.measured):
-        return Verdict("invalid", "no measured request is free of doubt")
+    evidence = Evidence(timed)
+    if evidence.excluded_share == 1 or not evidence.good:
+        return Verdict("invalid", "no measured request is free of doubt" if evidence.good else evidence.lack)
+    cautions = []
     if failed:
-        return Verdict("ok", f"{len(failed)} of {len(timed)} timed launches failed: {_failure_text(failed[-1])}")
-    return Verdict("ok")
+        cautions.append(f"{len(failed)} of {len(timed)} timed launches failed: {_failure_text(failed[-1])}")
+    if evidence.excluded_share > LARGEST_EXCLUDED_SHARE:
+        cautions.append(f"{evidence.excluded_share:.0%} of the measured requests are invalid: measure again")
+    return Verdict("ok", "; ".join(cautions) or None)
 
 
 def _failure_text(launch: Launch) -> str:

@@ -97,7 +97,8 @@ class Evidence:
     def __init__(self, launches: Sequence[Launch]) -> None:
         self.checks = [launch for launch in launches if launch.kind == "check"]
         self.timed = [launch for launch in launches if launch.kind == "timed"]
-        self.good = [launch for launch in self.timed if launch.ok]
+        self.good = [launch for launch in self.timed if launch.ok and not launch.doubts]
+        self.doubtful = [launch for launch in self.timed if launch.ok and launch.doubts]
 
     @property
     def loaded(self) -> LoadedFacts | None:
@@ -114,6 +115,9 @@ class Evidence:
         requests = [request for launch in self.good for request in launch.measured]
         doubtful = [request for request in requests if request.doubts]
         cautions = []
+        if self.doubtful:
+            causes = _tally(_cause(doubt) for launch in self.doubtful for doubt in launch.doubts)
+            cautions.append(f"{len(self.doubtful)} of {len(self.timed)} timed launches excluded for noise ({causes})")
         if failures:
             cautions.append(f"{len(failures)} of {len(self.timed)} timed launches failed ({_tally(failures)})")
         if doubtful:
@@ -126,7 +130,16 @@ class Evidence:
         """Why nothing could be averaged."""
         if not self.timed:
             return "no timed launch"
-        return "no timed launch ended well" if not self.good else "no valid measured request"
+        if not self.good:
+            return f"no launch without noise: {self.cautions[0]}" if self.doubtful else "no timed launch ended well"
+        return "no valid measured request"
+
+    @property
+    def excluded_share(self) -> float:
+        """Of all measured requests of launches that ended well: those that no average uses."""
+        sound = sum(len(valid_requests(launch)) for launch in self.good)
+        measured = sum(len(launch.measured) for launch in (*self.good, *self.doubtful))
+        return (measured - sound) / measured if measured else 0.0
 
 
 def _cause(doubt: str) -> str:

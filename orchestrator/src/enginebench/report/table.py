@@ -19,7 +19,7 @@ from rich.text import Text
 from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING
 from enginebench.judge.rows import rows
 from enginebench.judge.stored_run import StoredRun
-from enginebench.machine.facts import noise_warnings
+from enginebench.machine.gates import launch_warnings, noise_warnings
 from enginebench.run.process import printable
 from enginebench.store.result import dumped
 
@@ -244,6 +244,7 @@ def _below(result: dict[str, Any]) -> list[str]:
     if not plan.get("verdicts", False):
         lines.append(f"preset {plan['preset']} is indicative: too few launches for verdicts on differences")
     lines += noise_warnings(environment.get("noise_before"), environment.get("noise_after"))
+    lines += launch_warnings(launch for case in result["cases"] for launch in case["launches"])
     return [printable(line) for line in [*lines, LEGEND]]
 
 

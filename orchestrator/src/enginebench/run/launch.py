@@ -29,7 +29,9 @@ from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Event, Generated, Loaded, Progress
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
+from enginebench.machine.gates import doubts
 from enginebench.machine.memory import MemorySampler
+from enginebench.machine.watch import LaunchWatch, Watch
 from enginebench.store.record import (
     PROBE_PREFILL,
     Case,
@@ -74,6 +76,8 @@ class LaunchOrder:
     """Settings that only this engine has."""
     probe: list[int] | None = None
     """Fidelity probe; None for engines without a model (instruments)."""
+    watch: Watch | None = None
+    """Records the noise around a timed launch; None: nobody looks."""
 
 
 @dataclass
@@ -83,6 +87,7 @@ class _Draft:
     stage: str = "spawn"
     facts: dict[str, Any] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    watch: LaunchWatch | None = None
 
 
 Judge = Callable[[Path, str, int, LoadedFacts], FidelityReading]
@@ -95,6 +100,8 @@ def run_launch(
     """Never raises for what an engine does: a failure is part of the record."""
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     started_ns, draft = time.perf_counter_ns(), _Draft()
+    if order.watch is not None and order.kind == "timed":
+        draft.watch = LaunchWatch(order.watch)
     with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
         failure = _attempt(order, interpreter, say, watchdog, judge, Path(scratch), draft)
     return Launch(
@@ -106,8 +113,13 @@ def run_launch(
         duration_ns=time.perf_counter_ns() - started_ns,
         failure=failure,
         requests=draft.requests,
+        **_around(draft.watch),
         **draft.facts,
     )
+
+
+def _around(watch: LaunchWatch | None) -> dict[str, Any]:
+    return {} if watch is None else {"noise": watch.noise, "doubts": doubts(watch.noise)}
 
 
 def _attempt(
@@ -197,7 +209,13 @@ def _timed(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Pat
     for iteration in range(order.warmup + order.iterations):
         phase = "warm-up" if iteration < order.warmup else "measured"
         say(f"{phase} request {iteration + 1}/{order.warmup + order.iterations}")
+        if draft.watch is not None and iteration == order.warmup:
+            draft.watch.start(child.pid)
         _request(order, client, child, iteration, phase, draft)
+        if draft.watch is not None and phase == "measured":
+            draft.watch.after_request()
+    if draft.watch is not None:
+        draft.watch.end(child.pid)
     elapsed_ns = time.perf_counter_ns() - wall_ns
     draft.facts["harness_cpu_share"] = (time.process_time_ns() - cpu_ns) / elapsed_ns
     for extra in range(order.case.workload.n_depth_requests):

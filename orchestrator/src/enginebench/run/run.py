@@ -22,6 +22,8 @@ from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge import fidelity_gate
 from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.machine import facts as machine
+from enginebench.machine.noise import noise
+from enginebench.machine.watch import Watch
 from enginebench.plan.plan import Plan, Preset
 from enginebench.plan.schedule import Cost, Fit, cost_of, fit
 from enginebench.plan.sweep import cases
@@ -105,7 +107,8 @@ class Run:
         self._install()
         self.folder.mkdir(parents=True)
         become_subreaper()
-        facts, before = machine.environment(), machine.noise()
+        facts, before = machine.environment(), noise()
+        self.watch = Watch.of_device(self.request.device)
         self.fit = Fit(self.request.preset.launches, self.request.preset.iterations, self.request.preset.warmup, ())
         watchdog = Watchdog()
         with Journal.create(self.folder / "journal", self._header(facts)) as journal:
@@ -115,7 +118,7 @@ class Run:
                 self.left_out.append("the rest: interrupted")
             finally:
                 watchdog.close()
-        facts = {**facts, "noise_before": before, "noise_after": machine.noise()}
+        facts = {**facts, "noise_before": before, "noise_after": noise()}
         return self._store(facts)
 
     def _install(self) -> None:
@@ -203,6 +206,7 @@ class Run:
             silence_seconds=self.request.silence_seconds,
             options=self.request.options.get(info.name, {}),
             probe=_probe(self.models[case.model]) if judged else None,
+            watch=self.watch,
         )
         judge = _judge_of(self.models[case.model]) if judged else None
         launch = run_launch(order, self.interpreters[self._environment(case)], self.bar.say, watchdog, judge)

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from .surroundings import LaunchNoise
+
 PROBE_PREFILL, PROBE_DECODE = 64, 64
 """The fidelity probe: tokens that go through prefill, then through cached decode."""
 
@@ -223,6 +225,10 @@ class Launch(Record, frozen=True):
     greedy: list[GreedyReading] = []
     harness_cpu_share: float | None = None
     """CPU time of the orchestrator ÷ wall time, over the timed requests."""
+    noise: LaunchNoise | None = None
+    """Of timed launches."""
+    doubts: list[str] = []
+    """Recorded causes that make the whole launch invalid; empty means valid."""
 
     @property
     def ok(self) -> bool:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from enginebench.machine import facts as machine
-from enginebench.machine.facts import Gpu, noise_warnings, parse_gpus, read_environment, read_noise
+from enginebench.machine.facts import Gpu, parse_gpus, read_environment
+from enginebench.machine.gates import noise_warnings
+from enginebench.machine.noise import noise, read_noise
 from enginebench.store.result import schema_fault
 
 
@@ -20,10 +22,11 @@ def proc(tmp_path: Path) -> Path:
     files = {
         "loadavg": "1.60 2.56 2.42 5/96 16207\n",
         "stat": "cpu  100 1 20 300 4 0 5 70 9 9\ncpu0 1 1 1 1\n",
-        "vmstat": "nr_free_pages 5\npswpin 3\npswpout 4\n",
+        "vmstat": "nr_free_pages 5\npswpin 3\npswpout 4\npgmajfault 6\n",
         "pressure/cpu": "some avg10=1.25 avg60=4.97 avg300=32.52 total=9\nfull avg10=0.00 avg60=0 avg300=0 total=0\n",
         "pressure/io": "some avg10=0.50 avg60=0.00 avg300=0.00 total=0\n",
-        "cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\nprocessor\t: 1\nmodel name\t: Other\n",
+        "cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\ncpu MHz\t\t: 1500.0\nprocessor\t: 1\n"
+        "model name\t: Other\ncpu MHz\t\t: 2500.0\n",
     }
     return _tree(tmp_path / "proc", files)
 
@@ -52,6 +55,8 @@ def _tree(root: Path, files: dict[str, str]) -> Path:
 
 def test_a_snapshot_of_noise_reads_every_counter(proc: Path, sys_: Path) -> None:
     noise = read_noise(proc, sys_)
+    assert (noise.waited_cpu_us, noise.waited_io_us, noise.major_faults, noise.idle_ticks) == (9, 0, 6, 304)
+    assert (noise.mean_mhz, noise.highest_mhz) == (2000.0, 2500.0)
     assert (noise.load_1min, noise.runnable) == (1.6, 4)
     assert (noise.pressure_cpu, noise.pressure_memory, noise.pressure_io) == (1.25, None, 0.5)
     assert (noise.cpu_ticks, noise.steal_ticks) == (500, 70)
@@ -111,7 +116,7 @@ def test_a_machine_without_the_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatc
 
 
 def test_this_machine_fits_the_schema_and_names_neither_host_nor_user_nor_folder(records: Any) -> None:
-    facts = {**machine.environment(), "noise_before": machine.noise(), "noise_after": machine.noise()}
+    facts = {**machine.environment(), "noise_before": noise(), "noise_after": noise()}
     result = {
         "schema_version": 1,
         "run_id": "r",
@@ -147,10 +152,10 @@ def test_a_quiet_machine_gives_no_warning() -> None:
     ("before", "after", "warning"),
     [
         ({"runnable": 3}, {}, "3 other threads were runnable"),
-        ({"pressure_cpu": 35.2}, {}, "busy before the run (PSI 35 %)"),
-        ({}, {"swapped_out_pages": 12}, "swapped during the run (7 pages)"),
+        ({"pressure_cpu": 35.2}, {}, "some task waited for a processor 35 % of 10 s"),
+        ({}, {"swapped_out_pages": 12}, "the machine swapped 7 pages"),
         ({}, {"cpu_ticks": 2000, "steal_ticks": 50}, "gave 5.0% of the processor time to others"),
-        ({"thermal_throttles": 1}, {"thermal_throttles": 3}, "throttled for heat (2 times)"),
+        ({"thermal_throttles": 1}, {"thermal_throttles": 3}, "throttled for heat 2 times"),
     ],
 )
 def test_a_noisy_machine_is_named(before: dict[str, Any], after: dict[str, Any], warning: str) -> None:
