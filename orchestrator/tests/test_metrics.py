@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from enginebench.judge.metrics import ABOVE_LIMIT, GATE_FAILED, GATE_MISSING, Limit, case_metrics, limit_of
-from enginebench.store.record import Launch, Workload
+from enginebench.store.record import DeviceMemoryReading, Launch, Workload
 
 MS = 1_000_000
 NAMES = {
@@ -28,7 +28,14 @@ NAMES = {
     "iterations",
     "launches",
     "peak_memory_bytes",
+    "peak_resident_bytes",
+    "cgroup_peak_bytes",
     "device_peak_memory_bytes",
+    "device_process_peak_bytes",
+    "device_growth_peak_bytes",
+    "device_context_bytes",
+    "workspace_bytes",
+    "unaccounted_memory_bytes",
     "model_memory_bytes",
     "kv_cache_bytes",
     "memory_overhead_bytes",
@@ -216,10 +223,9 @@ def test_a_failed_gate_keeps_every_speed_and_believes_none(records: Any) -> None
     launches = one_launch(records)
     launches[0] = records.check(fidelity=records.fidelity(passed=False))
     failed = case_metrics(launches)
-    memory = ("peak_memory_bytes", "model_memory_bytes", "kv_cache_bytes", "memory_overhead_bytes")
     for name, metric in failed.items():
         assert metric.value == good[name].value
-        speed = name not in (*memory, "device_peak_memory_bytes", "iterations", "launches")
+        speed = metric.unit not in ("bytes", "count")
         assert (GATE_FAILED in metric.reasons) == speed, name
         assert not (speed and metric.valid), name
 
@@ -391,3 +397,38 @@ def test_launches_that_are_all_in_doubt_leave_no_speed(records: Any) -> None:
     tpot = case_metrics([records.check(), swapped])["tpot_ns"]
     assert (tpot.value, tpot.valid) == (None, False)
     assert tpot.reasons == ["no launch without noise: 1 of 1 timed launches excluded for noise (1 x swap)"]
+
+
+def with_memory(records: Any, **changes: Any) -> dict[str, Any]:
+    check = records.check()
+    return case_metrics([msgspec.structs.replace(check, memory=msgspec.structs.replace(check.memory, **changes))])
+
+
+def test_device_memory_is_that_of_nvml_where_it_can_be_read(records: Any) -> None:
+    device = DeviceMemoryReading(baseline_bytes=50, peak_growth_bytes=4000, unloaded_growth_bytes=300)
+    by_process = msgspec.structs.replace(device, peak_of_processes_bytes=3500)
+    told = {"engine_device_peak_bytes": 3000, "engine_workspace_bytes": 200}
+    found = {
+        "processes": with_memory(records, device=by_process, **told),
+        "growth of the device": with_memory(records, device=device, **told),
+        "own account": with_memory(records, **told),
+    }
+    peaks = {name: metrics["device_peak_memory_bytes"] for name, metrics in found.items()}
+    assert [metric.value for metric in peaks.values()] == [3500, 4000, 3000]
+    assert all(name in metric.reasons[0] for name, metric in peaks.items())
+    metrics = found["processes"]
+    assert metrics["memory_overhead_bytes"].value == 3500 - 1256
+    assert metrics["unaccounted_memory_bytes"].value == 3500 - 1256 - 200
+    assert metrics["device_context_bytes"].value == 300
+
+
+def test_memory_that_no_instrument_read_is_missing_with_its_reason(records: Any) -> None:
+    metrics = with_memory(records, cgroup_lack="cgroup version 2 is not mounted")
+    reasons = {name: metrics[name].reasons for name in ("cgroup_peak_bytes", "device_context_bytes", "workspace_bytes")}
+    assert reasons == {
+        "cgroup_peak_bytes": ["cgroup version 2 is not mounted"],
+        "device_context_bytes": ["no device memory was read from outside"],
+        "workspace_bytes": ["the engine does not tell"],
+    }
+    assert metrics["unaccounted_memory_bytes"].value is None
+    assert with_memory(records, cgroup_peak_bytes=7)["cgroup_peak_bytes"].value == 7

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from enginebench.machine import memory as probe
 from enginebench.machine.memory import MemorySampler, PssReading, kilobyte_fields, process_tree, read_process, read_tree
 
 MIB = 2**20
@@ -28,9 +27,9 @@ IN_A_GRANDCHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c'
 
 
 @contextmanager
-def running(program: str) -> Iterator[subprocess.Popen[str]]:
+def running(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin and process.stdout
     try:
@@ -51,6 +50,33 @@ def proceed(process: subprocess.Popen[str]) -> None:
     assert process.stdin
     process.stdin.write("\n")
     process.stdin.flush()
+
+
+# Maps the file named in its argument, or a memfd or an anonymous shared mapping, touches every page, says so and waits.
+MAPPER = f"""
+import mmap, os, sys
+print("ready", flush=True); sys.stdin.readline()
+kind, size = sys.argv[1], {ALLOCATED}
+if kind == "memfd":
+    fd = os.memfd_create("x"); os.ftruncate(fd, size)
+else:
+    fd = os.open(kind, os.O_RDWR)
+block = mmap.mmap(fd, size, mmap.MAP_SHARED)
+touched = sum(block[i] for i in range(0, size, 4096)) if kind != "memfd" else 0
+if kind == "memfd":
+    for i in range(0, size, 4096): block[i] = 1
+print("held", flush=True); sys.stdin.readline()
+"""
+TWO_MAPPERS = f"""
+import subprocess, sys
+pair = [subprocess.Popen([sys.executable, "-c", {MAPPER!r}, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)]
+for p in pair: p.stdout.readline()
+print("ready", flush=True); sys.stdin.readline()
+for p in pair: p.stdin.write(b"\\n"); p.stdin.flush(); p.stdout.readline()
+print("held", flush=True); sys.stdin.readline()
+for p in pair: p.communicate(b"\\n")
+"""
 
 
 def wait_for_samples(sampler: MemorySampler, count: int) -> None:
@@ -79,6 +105,45 @@ def test_200_megabytes_are_found_within_two_percent(program: str) -> None:
     assert sampler.max_vm_hwm_bytes >= ALLOCATED
 
 
+@pytest.fixture
+def cached_file(tmp_path: Path) -> str:
+    """Of ALLOCATED bytes, in the page cache because it was just written."""
+    path = tmp_path / "weights"
+    with path.open("wb") as file:
+        for _ in range(ALLOCATED // 10_000_000):
+            file.write(b"x" * 10_000_000)
+    return str(path)
+
+
+def grown(program: str, *arguments: str) -> tuple[PssReading, PssReading]:
+    """Readings before and after the program took its memory."""
+    with running(program, *arguments) as process:
+        step(process, "ready")
+        before = read_tree(process.pid)
+        proceed(process)
+        step(process, "held")
+        held = read_tree(process.pid)
+        proceed(process)
+    return before, held
+
+
+@pytest.mark.parametrize("kind", ["file", "memfd"])
+def test_mapped_memory_counts_as_file_within_two_percent(kind: str, cached_file: str) -> None:
+    before, held = grown(MAPPER, cached_file if kind == "file" else "memfd")
+    assert held.pss_bytes - before.pss_bytes == pytest.approx(ALLOCATED, rel=0.02)
+    assert held.file_bytes - before.file_bytes == pytest.approx(ALLOCATED, rel=0.02)
+    assert held.anon_bytes - before.anon_bytes < 0.02 * ALLOCATED
+    assert held.vm_hwm_bytes - before.vm_hwm_bytes == pytest.approx(ALLOCATED, rel=0.02)
+
+
+def test_a_file_that_two_processes_map_is_counted_once(cached_file: str) -> None:
+    """A sum of RSS would be twice as much; VmHWM of one process holds all of it."""
+    before, held = grown(TWO_MAPPERS, cached_file)
+    assert held.n_processes == 3
+    assert held.pss_bytes - before.pss_bytes == pytest.approx(ALLOCATED, rel=0.02)
+    assert held.vm_hwm_bytes - before.vm_hwm_bytes == pytest.approx(ALLOCATED, rel=0.02)
+
+
 def test_a_peak_between_two_marks_is_found_by_the_thread() -> None:
     with running(ALLOCATOR) as process:
         step(process, "ready")
@@ -99,7 +164,7 @@ def test_sampling_that_takes_long_is_done_less_often(monkeypatch: pytest.MonkeyP
         time.sleep(0.04)
         return PssReading(pss_bytes=1, n_processes=1)
 
-    monkeypatch.setattr(probe, "read_tree", slow)
+    monkeypatch.setattr("enginebench.machine.memory.read_tree", slow)
     with MemorySampler(1) as sampler:
         time.sleep(1.0)
     assert 3 <= sampler.n_samples <= 6, "every 50 ms it would be 12"

@@ -18,6 +18,8 @@ from enginebench_protocol.timing import RequestTiming
 from enginebench.store.record import Case, Launch, LoadedFacts, MemoryReading, Request
 
 from .interval import interval_95, log_mean
+from .memory_metrics import efficiency, memory_metrics
+from .metric import Metric, missing
 
 GATE_FAILED = "fidelity gate failed"
 GATE_MISSING = "no fidelity reading"
@@ -26,18 +28,6 @@ NO_COMPUTE_LIMIT = "no compute limit was measured in this run: the instrument re
 NO_GAP = "one generated token has no gap to a next one"
 FIRST_IN_DOUBT = "the first request is in doubt"
 PROMPT_TOO_SHORT = "what the prompt adds to the prefill of its depth is below the noise"
-SHARED_SERVER = "the server ran before: its memory is not the engine's"
-
-
-class Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """`reasons` says why there is no value, or why it is invalid; with a valid value it holds cautions."""
-
-    value: float | None
-    unit: str
-    valid: bool
-    reasons: list[str] = []
-    interval: list[float] | None = None
-    """95 % [low, high]; None where launches are too few or the metric is no average over launches."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +55,9 @@ def case_metrics(
     speeds = _speeds(evidence)
     speeds["mbu"] = _mbu(evidence, speeds["decode_tps"], limit, reads_cache=role == "engine")
     if role == "engine":
-        speeds["mfu"] = _missing("ratio", NO_COMPUTE_LIMIT)
-    memory = _memory(evidence)
-    speeds["tokens_per_second_per_gb"] = _per_gb(speeds["decode_tps"], memory)
+        speeds["mfu"] = missing("ratio", NO_COMPUTE_LIMIT)
+    memory = memory_metrics(evidence.memory, evidence.loaded, checked=bool(evidence.checks))
+    speeds["tokens_per_second_per_gb"] = efficiency(speeds["decode_tps"], memory)
     objection = gate_objection(launches, role) or refused
     if objection is not None:
         speeds = {name: _objected(metric, objection) for name, metric in speeds.items()}
@@ -157,7 +147,8 @@ def _tally(names: Iterable[str]) -> str:
 
 
 def valid_requests(launch: Launch) -> list[Request]:
-    return [request for request in launch.measured if not request.doubts]
+    """None of a launch that is in doubt as a whole."""
+    return [] if launch.doubts else [request for request in launch.measured if not request.doubts]
 
 
 def timing(request: Request) -> RequestTiming:
@@ -275,9 +266,9 @@ def _speeds(evidence: Evidence) -> dict[str, Metric]:
 def _average(evidence: Evidence, value_of: Callable[[Launch], float | None], unit: str, why: str = NO_GAP) -> Metric:
     found = [value for launch in evidence.good if (value := value_of(launch)) is not None]
     if not found:
-        return _missing(unit, _lack_of_values(evidence, why))
+        return missing(unit, _lack_of_values(evidence, why))
     if min(found) <= 0:
-        return _missing(unit, f"{min(found):g} {unit}: below the clock's resolution")
+        return missing(unit, f"{min(found):g} {unit}: below the clock's resolution")
     return Metric(value=log_mean(found), unit=unit, valid=True, reasons=evidence.cautions, interval=interval_95(found))
 
 
@@ -298,9 +289,9 @@ def _variation(evidence: Evidence) -> Metric:
     """Launch-to-launch coefficient of variation of the time per output token."""
     found = [value for launch in evidence.good if (value := median_of(lambda t: t.tpot_ns)(launch)) is not None]
     if not found:
-        return _missing("ratio", _lack_of_values(evidence, NO_GAP))
+        return missing("ratio", _lack_of_values(evidence, NO_GAP))
     if len(found) == 1:
-        return _missing("ratio", "one launch has no spread")
+        return missing("ratio", "one launch has no spread")
     spread = statistics.stdev(found) / statistics.fmean(found)
     return Metric(value=spread, unit="ratio", valid=True, reasons=evidence.cautions)
 
@@ -308,7 +299,7 @@ def _variation(evidence: Evidence) -> Metric:
 def _total_time(evidence: Evidence) -> Metric:
     durations = [timing(request).e2e_ns for launch in evidence.good for request in valid_requests(launch)]
     if not durations:
-        return _missing("ns", evidence.lack)
+        return missing("ns", evidence.lack)
     return Metric(value=sum(durations), unit="ns", valid=True, reasons=evidence.cautions)
 
 
@@ -318,7 +309,7 @@ def _counts(evidence: Evidence) -> dict[str, Metric]:
     return {
         name: Metric(value=count, unit="count", valid=True, reasons=evidence.cautions)
         if count
-        else _missing("count", evidence.lack)
+        else missing("count", evidence.lack)
         for name, count in counts.items()
     }
 
@@ -333,11 +324,11 @@ def _mbu(evidence: Evidence, rate: Metric, limit: Limit | None, reads_cache: boo
     """
     facts = evidence.loaded
     if rate.value is None or facts is None:
-        return _missing("ratio", *rate.reasons)
+        return missing("ratio", *rate.reasons)
     if limit is None:
-        return _missing("ratio", "no limit was measured in this run")
+        return missing("ratio", "no limit was measured in this run")
     if facts.read_bytes_per_token == 0:
-        return _missing("ratio", "the engine does not say what a token reads")
+        return missing("ratio", "the engine does not say what a token reads")
     token_bytes = float(facts.read_bytes_per_token)
     if reads_cache:
         token_bytes += cache_bytes_read(facts, evidence.good[0].case)
@@ -363,72 +354,6 @@ def _limit_noise(limit: Limit) -> str:
         return f"the limit of {rate:.1f} GB/s by {limit.label} has too few launches to know its own noise"
     low, high = (bound / limit.decode_tps for bound in limit.interval)
     return f"the limit of {rate:.1f} GB/s by {limit.label} is itself known to {low - 1:+.1%}/{high - 1:+.1%}"
-
-
-# ---- memory ---------------------------------------------------------------------------------------------------
-
-
-def _memory(evidence: Evidence) -> dict[str, Metric]:
-    """Host memory as seen from outside, the engine's account, and what of the peak the account leaves unexplained.
-
-    On a GPU the weights lie in device memory: there the overhead is taken from the engine's device peak.
-    """
-    reading = evidence.memory
-    if reading is None:
-        why = "no check launch" if not evidence.checks else "the check launch failed before memory was read"
-        return {name: _missing("bytes", why) for name in _MEMORY_NAMES}
-    shared = evidence.loaded is not None and evidence.loaded.shared_server
-    lack = SHARED_SERVER if shared else "no sample was taken"
-    sampled = None if shared or reading.n_samples == 0 else reading.peak_pss_bytes
-    device = reading.engine_device_peak_bytes
-    peak = sampled if device is None else device
-    return {
-        "peak_memory_bytes": _bytes(sampled, lack),
-        "device_peak_memory_bytes": _bytes(device, "the engine reports no device memory"),
-        "model_memory_bytes": _bytes(reading.engine_weights_bytes),
-        "kv_cache_bytes": _bytes(reading.engine_kv_cache_bytes),
-        "memory_overhead_bytes": _overhead(peak, lack, reading.engine_weights_bytes + reading.engine_kv_cache_bytes),
-    }
-
-
-_MEMORY_NAMES = (
-    "peak_memory_bytes",
-    "device_peak_memory_bytes",
-    "model_memory_bytes",
-    "kv_cache_bytes",
-    "memory_overhead_bytes",
-)
-
-
-def _overhead(peak: int | None, lack: str, accounted: int) -> Metric:
-    if peak is None:
-        return _missing("bytes", lack)
-    reasons = (
-        []
-        if peak >= accounted
-        else ["the engine accounts for more than the peak: pages not resident, or a wrong account"]
-    )
-    return Metric(value=peak - accounted, unit="bytes", valid=not reasons, reasons=reasons)
-
-
-def _per_gb(rate: Metric, memory: dict[str, Metric]) -> Metric:
-    """Decoded tokens per second for each 10^9 bytes of peak memory, of the device where there is one."""
-    unit = "tok/s/GB"
-    peak = memory["device_peak_memory_bytes"].value or memory["peak_memory_bytes"].value
-    if rate.value is None:
-        return _missing(unit, *rate.reasons)
-    if not peak:
-        return _missing(unit, *memory["peak_memory_bytes"].reasons)
-    interval = [bound / (peak / 1e9) for bound in rate.interval] if rate.interval else None
-    return Metric(value=rate.value / (peak / 1e9), unit=unit, valid=True, reasons=rate.reasons, interval=interval)
-
-
-def _bytes(value: int | None, why: str = "") -> Metric:
-    return _missing("bytes", why) if value is None else Metric(value=value, unit="bytes", valid=True)
-
-
-def _missing(unit: str, *reasons: str) -> Metric:
-    return Metric(value=None, unit=unit, valid=False, reasons=list(reasons))
 
 
 def _objected(metric: Metric, objection: str) -> Metric:

@@ -2,14 +2,13 @@
 
 PSS counts a page shared by n processes as 1/n in each, so a sum over processes never counts a page twice; a sum of RSS
 would. Sampling costs the engine time (the kernel walks its page tables), so it never runs while speed is measured.
-Device memory is not seen here.
+Device memory: `machine.device_memory`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +16,9 @@ from typing import Self
 
 import psutil
 
+from .sampling import Sampling
+
 INTERVAL_SECONDS = 0.05
-LARGEST_SHARE = 0.1
-"""Of the time, spent in sampling: gigabytes in small pages take 30 ms to walk, and threads in lockstep all wait."""
 
 _PROC = Path("/proc")
 
@@ -44,21 +43,18 @@ class MemorySampler:
         self.peak = PssReading()
         self.max_vm_hwm_bytes = 0
         self.n_samples = 0
-        self._interval_seconds = interval_seconds
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="memory-sampler")
+        self._sampling = Sampling(self.mark, interval_seconds, "memory-sampler")
 
     def __enter__(self) -> Self:
         self.mark()
-        self._thread.start()
+        self._sampling.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._sampling.__exit__(kind, error, trace)
         self.mark()
 
     def mark(self) -> PssReading:
@@ -74,14 +70,6 @@ class MemorySampler:
         self.max_vm_hwm_bytes = max(self.max_vm_hwm_bytes, reading.vm_hwm_bytes)
         if reading.pss_bytes > self.peak.pss_bytes:
             self.peak = reading
-
-    def _run(self) -> None:
-        pause = self._interval_seconds
-        while not self._stop.wait(pause):
-            started = time.monotonic()
-            self.mark()
-            took = time.monotonic() - started
-            pause = max(self._interval_seconds, took * (1 / LARGEST_SHARE - 1))
 
 
 def read_tree(pid: int) -> PssReading:

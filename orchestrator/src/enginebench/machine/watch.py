@@ -6,6 +6,7 @@ given back. Whether a launch is to be doubted is decided in `machine.gates`.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,8 @@ class LaunchWatch:
 
     def end(self, pid: int) -> None:
         self._end = self._watch.snapshot()
-        self._harness_ns[1] = time.process_time_ns()
+        if pid != os.getpid():  # else our own time is the engine's already
+            self._harness_ns[1] = time.process_time_ns() - self._harness_ns[0]
         self._engine[1] = tree_counters(pid, self._watch.proc)
 
     @property
@@ -100,7 +102,7 @@ class LaunchWatch:
             end=self._end,
             engine_start=self._engine[0],
             engine_end=self._engine[1],
-            harness_cpu_ns=self._harness_ns[1] - self._harness_ns[0] if finished else None,
+            harness_cpu_ns=self._harness_ns[1] if finished else None,
             gpu_after_requests=self._gpu,
             gpu_wait_ns=self._settled.wait_ns if self._settled else None,
             gpu_settled=self._settled.settled if self._settled else None,

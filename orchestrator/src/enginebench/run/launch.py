@@ -30,7 +30,7 @@ from enginebench_protocol.messages import Event, Generated, Loaded, Progress
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
 from enginebench.machine.gates import doubts
-from enginebench.machine.memory import MemorySampler
+from enginebench.machine.memory_pass import MemoryPass
 from enginebench.machine.watch import LaunchWatch, Watch
 from enginebench.store.record import (
     PROBE_PREFILL,
@@ -40,7 +40,6 @@ from enginebench.store.record import (
     FidelityReading,
     Launch,
     LoadedFacts,
-    MemoryReading,
     Request,
 )
 from enginebench.workspace.environment import Interpreter
@@ -88,6 +87,7 @@ class _Draft:
     facts: dict[str, Any] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     watch: LaunchWatch | None = None
+    memory: MemoryPass | None = None
 
 
 Judge = Callable[[Path, str, int, LoadedFacts], FidelityReading]
@@ -137,6 +137,8 @@ def _attempt(
         child = ChildProcess(interpreter.command(order.module, nonce), environment, scratch, watchdog)
     except OSError as not_started:
         return Failure(reason="spawn-failed", message=str(not_started), stage="spawn")
+    if order.kind == "check":
+        draft.memory = MemoryPass(child.pid, order.watch)
     error: Exception | None = None
     try:
         _converse(order, child, nonce, scratch, say, draft)
@@ -144,6 +146,8 @@ def _attempt(
         error = caught
     finally:
         exit_code = child.close(grace=0.2 if error else 5.0)
+        if draft.memory is not None:
+            draft.memory.close()
     if error is not None:
         return _failure(error, draft.stage, exit_code, child.last_lines())
     if judge is not None and "logits" in draft.facts:
@@ -169,31 +173,21 @@ def _converse(order: LaunchOrder, child: ChildProcess, nonce: str, scratch: Path
         _timed(order, client, child, scratch, say, draft)
     draft.stage = "shutdown"
     client.unload(order.silence_seconds)
+    if draft.memory is not None:
+        draft.facts["memory"] = draft.memory.after_unload(draft.facts["memory"])
     client.shutdown(order.silence_seconds)
 
 
 def _check(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft) -> None:
-    with MemorySampler(child.pid) as sampler:
+    assert draft.memory is not None
+    with draft.memory:
         _load(order, client, scratch, say, draft)
-        loaded_pss = sampler.mark()
+        draft.memory.loaded()
         for iteration in range(CHECK_REQUESTS):
             say(f"first requests {iteration + 1}/{CHECK_REQUESTS}")
             _request(order, client, child, iteration, "warm-up", draft)
     draft.stage = "memory"
-    account = client.memory(order.silence_seconds)
-    peak = sampler.peak
-    draft.facts["memory"] = MemoryReading(
-        peak_pss_bytes=peak.pss_bytes,
-        peak_pss_anon_bytes=peak.anon_bytes,
-        peak_pss_file_bytes=peak.file_bytes,
-        loaded_pss_bytes=loaded_pss.pss_bytes,
-        max_vm_hwm_bytes=sampler.max_vm_hwm_bytes,
-        n_samples=sampler.n_samples,
-        engine_weights_bytes=account.weights_bytes,
-        engine_kv_cache_bytes=account.kv_cache_bytes,
-        engine_workspace_bytes=account.workspace_bytes,
-        engine_device_peak_bytes=account.device_peak_bytes,
-    )
+    draft.facts["memory"] = draft.memory.reading(client.memory(order.silence_seconds))
     draft.stage = "repeat"
     ask_again(draft.requests[-1], lambda i, repeat: _request(order, client, child, i, "warm-up", draft, repeat))
     if order.probe is not None:

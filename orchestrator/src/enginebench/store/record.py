@@ -157,6 +157,21 @@ class LoadedFacts(Record, frozen=True):
     shared_server: bool = False
 
 
+class DeviceMemoryReading(Record, frozen=True):
+    """Bytes of the GPU, by NVML. Growth: in use above `baseline_bytes`, read before the engine touched the GPU."""
+
+    baseline_bytes: int
+    peak_growth_bytes: int | None = None
+    peak_of_processes_bytes: int | None = None
+    """Of the engine's process tree, as NVML lists it."""
+    processes_lack: str = ""
+    ready_growth_bytes: int | None = None
+    """After hello, before load."""
+    loaded_growth_bytes: int | None = None
+    unloaded_growth_bytes: int | None = None
+    """Weights and cache given back: the context of the driver and what the engine kept."""
+
+
 class MemoryReading(Record, frozen=True):
     """Bytes. `peak_pss` is the highest ΣPSS over the process tree during load and one request; sampled from outside."""
 
@@ -171,6 +186,10 @@ class MemoryReading(Record, frozen=True):
     engine_kv_cache_bytes: int
     engine_workspace_bytes: int | None = None
     engine_device_peak_bytes: int | None = None
+    cgroup_peak_bytes: int | None = None
+    """memory.peak of a control group of the engine's own: with page cache and kernel memory."""
+    cgroup_lack: str = ""
+    device: DeviceMemoryReading | None = None
 
 
 class FidelityReading(Record, frozen=True):
