@@ -18,7 +18,6 @@ from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import ModelNotFound
 from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_models.reference_cache import reference_logits
-from enginebench_models.synthesis import synthesise
 from enginebench_models.synthetic_weights import RECIPE
 from enginebench_models.tokenizer import load_tokenizer
 
@@ -71,7 +70,11 @@ def at_path(path: Path) -> LocatedModel:
 def synthetic(found: Entry, cache: Path) -> Path:
     """The synthetic GGUF of a catalogue entry, made now if it is not there."""
     path = cache / "synthetic" / f"{found.name}-{RECIPE}.gguf"
-    return path if path.exists() else synthesise(found.config, path, "gguf", seed=0)
+    if path.exists():
+        return path
+    from enginebench_models.synthesis import synthesise  # noqa: PLC0415 - gguf's writer takes as long as all else here
+
+    return synthesise(found.config, path, "gguf", seed=0)
 
 
 def _looks_like_a_path(text: str) -> bool:

@@ -19,7 +19,7 @@ PROMPT = array("i", [1, 2, 3])
 MS = 1_000_000
 
 
-def load(engine: FakeEngine, configuration: str = "instant", path: str = "any.gguf") -> Loaded:
+def load(engine: FakeEngine, configuration: str = "instant", path: str = "any.gguf", **options: str) -> Loaded:
     request = Load(
         id=1,
         configuration=configuration,
@@ -29,6 +29,7 @@ def load(engine: FakeEngine, configuration: str = "instant", path: str = "any.gg
         threads=1,
         cache="unused",
         scratch="unused",
+        options=options,
     )
     return engine.load(request, lambda stage, fraction: None)
 
@@ -66,6 +67,25 @@ def test_a_token_that_came_late_does_not_delay_the_next(monkeypatch: pytest.Monk
         stamps.append(clock.now_ns)
     assert stamps[0] >= 1.5 * MS
     assert [round(s / MS) for s in stamps[1:]] == [2, 3]
+
+
+def test_pace_multiplies_every_delay() -> None:
+    assert SCRIPTS["default"].delays_ns(3, 0, pace=1.02) == [1_020_000] * 3
+    engine = FakeEngine()
+    load(engine, "default", pace="3")
+    _, start_ns, times = timed_generate(engine, PROMPT, 4)
+    assert times[-1] - start_ns >= 12 * MS
+
+
+def test_the_seed_changes_the_jitter_and_nothing_else() -> None:
+    jitter = SCRIPTS["jitter"]
+    assert jitter.delays_ns(5, 0, seed="a") == jitter.delays_ns(5, 0, seed="a") != jitter.delays_ns(5, 0, seed="b")
+
+
+@pytest.mark.parametrize("pace", ["0", "-1", "fast", "inf", "nan"])
+def test_a_pace_that_is_no_positive_number_is_refused(pace: str) -> None:
+    with pytest.raises(EngineFailure, match="no positive number"):
+        load(FakeEngine(), pace=pace)
 
 
 def test_no_token_is_ever_early() -> None:

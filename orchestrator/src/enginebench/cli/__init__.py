@@ -18,6 +18,7 @@ from .doctor import doctor
 from .options import EXIT_USAGE
 from .query import query
 from .run import run
+from .selftest import selftest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command()(run)
@@ -27,6 +28,7 @@ app.command()(listing.show)
 app.command()(query)
 app.command()(compare)
 app.command()(doctor)
+app.command()(selftest)
 app.command()(upkeep.conform)
 app.command()(upkeep.sync)
 app.command(name="pins")(upkeep.write_pins)

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from enginebench.store.record import Launch
 
+from .distribution import t_quantile
 from .metrics import Limit, median_of, valid_requests
 from .plausibility import LAUNCHING_NS_PER_LAYER
 
@@ -142,7 +142,7 @@ def _binned(values: Numbers) -> Numbers:
 
 def _mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return float(np.mean(values)), float(stdtrit(len(values) - 1, 0.975)) * spread
+    return float(np.mean(values)), t_quantile(len(values) - 1, 0.975) * spread
 
 
 # ---- the verdict ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ or fault is known beforehand.
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,9 +26,14 @@ class FakeEngine(Engine):
 
     name = "fake"
     configurations: ClassVar[Mapping[str, str]] = {name: script.description for name, script in SCRIPTS.items()}
+    options: ClassVar[Mapping[str, str]] = {
+        "pace": "every delay times this, like 1.02",
+        "seed": "of the jitter, so that two launches need not be alike",
+    }
 
     def __init__(self) -> None:
         self._script = SCRIPTS["default"]
+        self._pace, self._seed = 1.0, ""
         self._held = bytearray()
         self._n_requests = 0
         self._last_prompt: array[int] | None = None
@@ -36,6 +42,7 @@ class FakeEngine(Engine):
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
         """Any path will do; it is only named."""
         self._script = script = SCRIPTS[request.configuration]
+        self._pace, self._seed = pace_of(request.options), request.options.get("seed", "")
         self._n_requests = 0
         sharpen_timers()
         progress("read", 0.5)
@@ -51,7 +58,8 @@ class FakeEngine(Engine):
         script.on_generate()
         ids = script.ids(prompt, n_gen, n_earlier)
         repeated, self._last_prompt, self._last_n_gen = prompt == self._last_prompt, prompt, n_gen
-        return paced(ids, script.delays_ns(len(ids), n_earlier, repeated), start_ns)
+        delays_ns = script.delays_ns(len(ids), n_earlier, repeated, self._pace, self._seed)
+        return paced(ids, delays_ns, start_ns)
 
     def reported(self) -> Mapping[str, int]:
         miscount = self._script.miscount
@@ -65,6 +73,17 @@ class FakeEngine(Engine):
 
     def unload(self) -> None:
         self._held = bytearray()
+
+
+def pace_of(options: Mapping[str, str]) -> float:
+    text = options.get("pace", "1")
+    try:
+        pace = float(text)
+    except ValueError:
+        pace = math.nan
+    if not 0 < pace < math.inf:
+        raise EngineFailure("unsupported", f"pace {text!r} is no positive number")
+    return pace
 
 
 def touched(n_bytes: int) -> bytearray:

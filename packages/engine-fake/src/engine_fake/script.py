@@ -45,13 +45,16 @@ class Script:
     first_id: int = 0
     """Added to every id; VOCABULARY puts all of them out of range."""
 
-    def delays_ns(self, n_gen: int, n_earlier: int, repeated: bool = False) -> list[int]:
-        factor = 2 if n_earlier < self.warmup_requests else 1
+    def delays_ns(
+        self, n_gen: int, n_earlier: int, repeated: bool = False, pace: float = 1.0, seed: str = ""
+    ) -> list[int]:
+        """Of the first token and of each after it. `pace` multiplies all of them; `seed` is the jitter's."""
+        factor = (2 if n_earlier < self.warmup_requests else 1) * pace
         prefill_ns = self.prefill_ns if self.cached_prefill_ns is None or not repeated else self.cached_prefill_ns
-        exact = [factor * prefill_ns] + [factor * self.token_ns] * (n_gen - 1)
+        exact = [round(factor * prefill_ns)] + [round(factor * self.token_ns)] * (n_gen - 1)
         if not self.jitter:
             return exact
-        draw = random.Random(f"engine-fake:{n_earlier}")  # noqa: S311 (not for secrets)
+        draw = random.Random(f"engine-fake:{seed}{n_earlier}")  # noqa: S311 (not for secrets)
         return [max(0, round(ns * (1 + self.jitter * draw.gauss(0, 1)))) for ns in exact]
 
     def ids(self, prompt: array[int], n_gen: int, n_earlier: int) -> list[int]:

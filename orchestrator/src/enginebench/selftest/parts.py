@@ -1,0 +1,117 @@
+"""The parts of the self-test, by the name they have on the command line; each can be measured alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginebench_models.store import locate
+from enginebench_protocol.host import cache_folder, default_device, default_threads
+
+from enginebench.errors import BenchError, UsageError
+from enginebench.store.record import Workload
+from enginebench.workspace import discovery, environment
+from enginebench.workspace.discovery import EngineInfo
+
+from . import known_speed
+from .page import Part, Row, part
+from .pairs import Injected, Subject, floor_of, tally
+
+Say = Callable[[str], None]
+SCRIPTED_TOKENS = 12
+"""Of 1 ms each: a request of the engine of known speed must be short, for thousands are made."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to spend: real comparisons and their launches, simulated experiments. `engine` is for the A/A test."""
+
+    pairs: int
+    launches: int
+    experiments: int
+    engine: str | None
+    model: str
+
+
+def speed(effort: Effort, say: Say) -> Part:
+    """The engine of known speed, paired with itself."""
+    subject = _known_speed()
+    rows = known_speed.false_verdicts(subject, effort.pairs, effort.launches, say)
+    rows += known_speed.detected(subject, max(1, effort.pairs // 2), effort.launches, 0.01, say)
+    n_gen, requests = subject.workload.n_gen, subject.iterations
+    return part(rows, f"{subject.info.package}, {requests} requests of {n_gen} tokens in each launch")
+
+
+def engine(effort: Effort, say: Say) -> Part:
+    """A real engine against itself. Its floor is what a difference must exceed to mean anything on this machine."""
+    subject = _real(effort)
+    found, comparisons = tally(subject, Injected(), effort.pairs, effort.launches, 3, say)
+    false = round(found.false_rate * found.pairs)
+    rows = [
+        Row(
+            what=f"false verdicts, {subject.case.label} against itself, {effort.launches} launches",
+            value=f"{false} of {found.pairs} ({_words(found.verdicts)})",
+            target="0",
+            passed=false == 0,
+        ),
+        Row(
+            what=f"A/A floor of {subject.case.label} (95 % of the ratios are nearer to 1)",
+            value=f"{floor_of(comparisons):.2%}",
+            target="",
+            passed=True,
+        ),
+    ]
+    return part(rows, f"{subject.model}, {subject.workload.name}, {subject.threads} threads")
+
+
+PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {"speed": speed, "engine": engine}
+
+
+def _words(verdicts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(verdicts.items()))
+
+
+def _known_speed() -> Subject:
+    info = next((info for info in discovery.discover().values() if info.role == "test"), None)
+    if info is None:
+        raise BenchError("no engine of role `test` is in this workspace: nothing has a known speed")
+    workload = Workload(n_prompt=8, n_gen=SCRIPTED_TOKENS)
+    return _subject(info, "jitter", "tiny", workload, warmup=1, iterations=5)
+
+
+def _real(effort: Effort) -> Subject:
+    if effort.engine is None:
+        raise UsageError("which engine? the part `engine` needs --engine ENGINE:CONFIGURATION")
+    (info, configuration), *more = discovery.select((effort.engine,), discovery.discover())
+    if more:
+        raise UsageError(f"--engine {effort.engine}: name one configuration, like {info.name}:{configuration}")
+    if reason := discovery.unavailable_reason(info, configuration, default_device(), {}):
+        raise UsageError(f"{info.name}:{configuration} is unavailable: {reason}")
+    return _subject(info, configuration, effort.model, Workload(n_prompt=32, n_gen=32), warmup=3, iterations=10)
+
+
+def _subject(
+    info: EngineInfo, configuration: str, model: str, workload: Workload, warmup: int, iterations: int
+) -> Subject:
+    extra = info.configurations[configuration].extra
+    return Subject(
+        info=info,
+        configuration=configuration,
+        interpreter=environment.prepare(info, {}, lambda text: None, extra=extra),
+        model=model,
+        model_path=Path(locate(model).path),
+        device=default_device(),
+        threads=default_threads(),
+        cache=_kernels(info),
+        workload=workload,
+        warmup=warmup,
+        iterations=iterations,
+    )
+
+
+def _kernels(info: EngineInfo) -> Path:
+    folder = cache_folder() / "kernels" / info.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,127 @@
+"""The self-test counts what it is shown: here the launches are replaced by the pace they were told."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from enginebench.judge.comparison import compare_paired
+from enginebench.selftest import pairs
+from enginebench.selftest.known_speed import detected, false_verdicts
+from enginebench.selftest.page import Part, Row, markdown, write_page
+from enginebench.selftest.pairs import Injected, Subject, Tally, floor_of, tally
+from enginebench.store.record import Workload
+from enginebench.workspace.discovery import discover
+from enginebench.workspace.environment import Interpreter
+
+Options = dict[str, str]
+Time = Callable[[float, int], float | None]
+Scripted = Callable[[Time], None]
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    return Subject(
+        info=discover()["fake"],
+        configuration="jitter",
+        interpreter=Interpreter(tmp_path / "python", {}, None, {}),
+        model="tiny",
+        model_path=tmp_path,
+        device="cpu",
+        threads=1,
+        cache=tmp_path,
+        workload=Workload(n_prompt=8, n_gen=12),
+        warmup=1,
+        iterations=5,
+    )
+
+
+@pytest.fixture
+def launches_take(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """launches_take(f): a launch told to pace p, as number n of its block, takes f(p, n) ns for each token."""
+
+    def replace(time: Time) -> None:
+        def launched(subject: Subject, block: int, order: int, options: Options) -> tuple[float, int]:
+            return float(options["pace"]), order
+
+        monkeypatch.setattr(pairs, "_launched", launched)
+        monkeypatch.setattr(pairs, "time_per_token", lambda launch: time(*launch))
+
+    return replace
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def honest(pace: float, order: int) -> float:
+    return 1e6 * pace
+
+
+def test_equals_are_the_same_and_a_large_slow_down_is_found(subject: Subject, launches_take: Scripted) -> None:
+    launches_take(honest)
+    equal, _ = tally(subject, Injected(launch_cv=0.001), 5, 10, 0, silent)
+    slower, _ = tally(subject, Injected(0.05, 0.01), 5, 10, 0, silent)
+    assert equal.verdicts == Counter(SAME=5)
+    assert equal.false_rate == 0
+    assert slower.verdicts == Counter(SLOWER=5)
+    assert slower.detection_rate == 1
+
+
+def test_random_order_averages_out_a_second_launch_that_is_always_slower(
+    subject: Subject, launches_take: Scripted
+) -> None:
+    launches_take(lambda pace, order: 1e6 * pace * (1 + 0.02 * order))
+    found, _ = tally(subject, Injected(launch_cv=0.001), 20, 20, 0, silent)
+    assert found.false_rate <= 0.05  # 2 % of bias in 20 pairs: without it, every pair would be SLOWER
+
+
+def test_an_instrument_that_cannot_see_the_slow_down_is_found_out(subject: Subject, launches_take: Scripted) -> None:
+    launches_take(lambda pace, order: 1e6)
+    rows = detected(subject, 3, 10, 0.01, silent)
+    assert [row.passed for row in rows] == [True, False, False]
+    assert rows[1].value == "0 of 3 (0%)"
+
+
+def test_fewer_than_200_pairs_prove_nothing(subject: Subject, launches_take: Scripted) -> None:
+    launches_take(honest)
+    assert not false_verdicts(subject, 6, 10, silent)[0].passed
+
+
+def test_launches_without_a_valid_request_drop_their_block(subject: Subject, launches_take: Scripted) -> None:
+    calls = iter(range(1000))
+    launches_take(lambda pace, order: None if next(calls) == 3 else 1e6 * pace)
+    _, (comparison,) = tally(subject, Injected(launch_cv=0.01), 1, 11, 0, silent)
+    assert comparison.n == 10
+
+
+def test_what_contradicts_the_injected_truth_is_false() -> None:
+    words = Counter(FASTER=2, SLOWER=3, SAME=4, INCONCLUSIVE=1)
+    assert Tally(Injected(), 10, words).false_rate == 0.5
+    assert Tally(Injected(slowdown=0.02), 10, words).false_rate == 0.2
+    assert Tally(Injected(slowdown=0.02), 10, words).detection_rate == 0.3
+
+
+def test_the_floor_is_the_95th_percentile_of_the_distance_from_one() -> None:
+    comparisons = [
+        compare_paired(dict.fromkeys(range(10), 1.0), dict.fromkeys(range(10), 1 + i / 1000)) for i in range(1, 21)
+    ]
+    assert floor_of(comparisons) == pytest.approx(0.019)
+
+
+def part(passed: bool) -> Part:
+    row = Row(what="x", value="1 | 2", target="0", passed=passed)
+    return Part(rows=[row], date="2026-01-01T00:00:00", commit=None, cpu="one", how="that")
+
+
+def test_a_page_keeps_the_parts_that_were_not_measured_now(tmp_path: Path) -> None:
+    write_page(tmp_path, {"speed": part(False), "gates": part(True)})
+    merged = write_page(tmp_path, {"speed": part(True)})
+    assert list(merged) == ["speed", "gates"]
+    assert json.loads((tmp_path / "selftest.json").read_text())["speed"]["rows"][0]["passed"] is True
+    assert (tmp_path / "selftest.md").read_text() == markdown(merged)
+
+
+def test_a_target_that_was_missed_stands_out() -> None:
+    assert "| x | 1 &#124; 2 | 0 | **no** |" in markdown({"speed": part(False)})
