@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from enginebench.judge.comparison import compare_paired
-from enginebench.selftest import pairs
+from enginebench.machine.gates import GATES
+from enginebench.selftest import gate_faults, pairs
+from enginebench.selftest.gate_faults import gate_rows
 from enginebench.selftest.known_speed import detected, false_verdicts
 from enginebench.selftest.page import Part, Row, markdown, write_page
 from enginebench.selftest.pairs import Injected, Subject, Tally, floor_of, tally
@@ -125,3 +127,14 @@ def test_a_page_keeps_the_parts_that_were_not_measured_now(tmp_path: Path) -> No
 
 def test_a_target_that_was_missed_stands_out() -> None:
     assert "| x | 1 &#124; 2 | 0 | **no** |" in markdown({"speed": part(False)})
+
+
+def test_every_gate_is_shown_its_fault() -> None:
+    assert gate_rows()[0].value == f"{len(GATES)} of {len(GATES)}"
+    assert all(row.passed for row in gate_rows())
+
+
+def test_a_gate_that_sleeps_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gate_faults.FAULTS, "swap", gate_faults.QUIET)
+    assert not gate_rows()[0].passed
+    assert gate_rows()[0].value.endswith("(not: swap)")

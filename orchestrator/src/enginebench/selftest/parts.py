@@ -16,6 +16,7 @@ from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 
 from . import known_speed
+from .gate_faults import gate_rows
 from .page import Part, Row, part
 from .pairs import Injected, Subject, floor_of, tally
 
@@ -66,7 +67,12 @@ def engine(effort: Effort, say: Say) -> Part:
     return part(rows, f"{subject.model}, {subject.workload.name}, {subject.threads} threads")
 
 
-PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {"speed": speed, "engine": engine}
+def gates(effort: Effort, say: Say) -> Part:
+    """Each noise gate by an injected fault."""
+    return part(gate_rows(), "facts of an imagined machine")
+
+
+PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {"gates": gates, "speed": speed, "engine": engine}
 
 
 def _words(verdicts: Counter[str]) -> str:
