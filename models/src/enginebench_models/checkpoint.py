@@ -105,6 +105,11 @@ class Checkpoint:
         """Bytes of all weights as stored."""
         return sum(place.n_bytes() for place in self._layout.places.values())
 
+    def give_back(self) -> None:
+        """Every page of the files leaves this process; only now can they be evicted from the page cache."""
+        for buffer in self._buffers.values():
+            give_back(np.frombuffer(buffer, np.uint8))
+
     def check_context(self, n_ctx: int) -> None:
         """Raises ContextExceeded if the model has fewer positions."""
         if n_ctx > self.config.max_context:

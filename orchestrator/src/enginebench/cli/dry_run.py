@@ -16,6 +16,8 @@ def print_plan(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> N
     preset = plan.preset
     print(f"preset {preset.name}: one check launch per case, then")
     print(f"{preset.launches} launches x ({preset.warmup} warm-up + {preset.iterations} measured) requests")
+    if preset.cold_launches:
+        print(f"{preset.cold_launches} disk-cold launches x {preset.warmup + 1} requests")
     for (model, workload), cases in groupby(plan.cases, key=_work):
         seconds = rough_request_seconds(workload, configs[model], device)
         print(
@@ -23,7 +25,7 @@ def print_plan(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> N
         )
         for case in cases:
             print(f"  {case.label}")
-    print(f"{_factors(plan)}, {len(plan.cases) * (1 + preset.launches)} launches")
+    print(f"{_factors(plan)}, {len(plan.cases) * (1 + preset.launches + preset.cold_launches)} launches")
     minutes = rough_seconds(plan, configs, device) / 60
     print(f"about {minutes:.0f} min after set-up, if the machine is as fast as assumed; a run measures its own pilot")
 

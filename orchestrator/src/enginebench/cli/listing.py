@@ -10,6 +10,7 @@ from enginebench_models import catalogue
 from enginebench_protocol.host import default_device
 
 from enginebench.judge.stored_run import read_run
+from enginebench.report.cold_start import cold_start_text
 from enginebench.report.formats import Output, Sheet
 from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
@@ -63,11 +64,17 @@ def show(
     run: Annotated[str, typer.Argument(help=RUN_HELP)],
     output: OutputOption = Output.table,
     results: ResultsOption = DEFAULT_RESULTS,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="what a cold start is made of, time to N tokens, break-even points")
+    ] = False,
 ) -> None:
     """Print the table of an earlier run."""
     stored = read_run(find_run(run, results))
     for remark in stored.remarks:
         say(remark)
+    if cold_start:
+        print(cold_start_text(stored.result))
+        return
     print_result(stored.result, output)
 
 

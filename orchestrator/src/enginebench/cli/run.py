@@ -52,6 +52,7 @@ def run(
     n_depth: Annotated[list[str] | None, typer.Option("--n-depth", "-d", help="tokens before: 0-4096+2048")] = None,
     sweep: Annotated[Path | None, typer.Option(help="a TOML file: models x workloads x engines x threads")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="measured requests per launch")] = None,
+    cold: Annotated[int | None, typer.Option(min=0, help="launches with the model on the disk alone")] = None,
     time_budget: Annotated[float | None, typer.Option(min=1, help="seconds, after set-up")] = None,
     threads: Annotated[list[str] | None, typer.Option("--threads", "-t", help="default: all of this machine")] = None,
     device: Device = Device.auto,
@@ -65,7 +66,7 @@ def run(
     ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
 ) -> None:
     """Benchmark engines side by side: check each against the reference, then time it."""
-    chosen_preset = planning.preset(preset, iterations, time_budget)
+    chosen_preset = planning.preset(preset, iterations, time_budget, cold)
     default = chosen_preset.workload
     typed = Sweep(
         engines=tuple(engines or ()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
@@ -17,9 +17,10 @@ from enginebench.store.anonymous import anonymous, anonymous_launch
 from enginebench.store.journal import SCHEMA_VERSION
 from enginebench.store.record import Case, FidelityReading, Launch, LoadedFacts
 
-from . import audits, plausibility
+from . import audits, cold_start, plausibility
 from .bottleneck import bottleneck
 from .brackets import bracketed
+from .breakeven import Course, crossings
 from .comparable import difference
 from .metrics import GATE_FAILED, Evidence, Limit, case_metrics, gate_objection, limit_of
 
@@ -58,16 +59,45 @@ def assemble(
     for launch in launches:
         of_case[launch.case.id].append(launch)
     limits = device_limits(cases, of_case)
+    courses = {case_id: cold_start.courses(found) for case_id, found in of_case.items()}
     result = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "environment": environment,
         "plan": plan,
-        "cases": [_case_result(facts, of_case[facts.case.id], plan, limits.get(_work(facts.case))) for facts in cases],
+        "cases": [
+            _case_result(
+                facts,
+                of_case[facts.case.id],
+                plan,
+                limits.get(_work(facts.case)),
+                courses.get(facts.case.id, {}),
+            )
+            for facts in cases
+        ],
         "comparisons": [],
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(result))
-    return bracketed(plausibility.judged(plain))
+    judged = bracketed(plausibility.judged(plain))
+    return {**judged, "break_even": _break_even(judged["cases"], [courses.get(facts.case.id, {}) for facts in cases])}
+
+
+def _break_even(
+    cases: Sequence[Mapping[str, Any]], courses: Sequence[Mapping[cold_start.State, Course]]
+) -> list[dict[str, Any]]:
+    """Where one case overtakes another of the same work, in the same start state. Only what stands may be compared."""
+    of_work: dict[tuple[str, str, cold_start.State], list[tuple[str, Course]]] = defaultdict(list)
+    for case, found in zip(cases, courses, strict=True):
+        if case["status"] == "ok" and case["role"] != "instrument":
+            threads = f" t{case['threads']}" if "threads" in case else ""
+            label = f"{case['engine']}:{case['configuration']}{threads}"
+            for state, course in found.items():
+                of_work[case["model"], case["workload"], state].append((label, course))
+    return [
+        {"state": state, "model": model, "workload": workload, **asdict(crossing)}
+        for (model, workload, state), each in of_work.items()
+        for crossing in crossings(each)
+    ]
 
 
 def device_limits(cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]]) -> dict[tuple[str, str], Limit]:
@@ -152,7 +182,11 @@ def _work(case: Case) -> tuple[str, str]:
 
 
 def _case_result(
-    facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any], limit: Limit | None
+    facts: CaseFacts,
+    launches: Sequence[Launch],
+    plan: Mapping[str, Any],
+    limit: Limit | None,
+    courses: Mapping[cold_start.State, Course],
 ) -> dict[str, Any]:
     verdict = judge(facts, launches, plan)
     loaded, found = _last_loaded(launches), audits.audits(launches)
@@ -165,13 +199,18 @@ def _case_result(
         "role": facts.role,
         "status": verdict.status,
         "reason": None if verdict.reason is None else anonymous(verdict.reason),
-        "metrics": case_metrics(launches, facts.role, limit, audits.objection(found)),
+        "metrics": {
+            **case_metrics(launches, facts.role, limit, audits.objection(found)),
+            **cold_start.cold_metrics(launches),
+        },
         "fidelity": _fidelity(launches),
         "bottleneck": bottleneck(launches, limit, plan) if facts.role == "engine" else None,
         "audits": found,
         "loaded": loaded,
         "versions": {**facts.versions, **(loaded.versions if loaded else {})},
         "pins_sha256": facts.pins_sha256,
+        "anatomy": {state: cold_start.anatomy(launches, state) for state in cold_start.states(launches)},
+        "time_to_tokens_ns": cold_start.time_to_tokens(courses),
         "launches": [anonymous_launch(launch) for launch in launches],
     }
 

@@ -229,8 +229,8 @@ def _longest_gap(t: RequestTiming) -> float | None:
 
 LAUNCH_FACTS: dict[str, Callable[[Launch], float | None]] = {
     "startup_ns": lambda launch: launch.startup_ns,
-    "load_ns": lambda launch: launch.load_ns,
-    "cold_start_ns": lambda launch: launch.cold_start_ns,
+    "load_ns": lambda launch: launch.load_ns if launch.started_as_asked else None,
+    "cold_start_ns": lambda launch: launch.cold_start_ns if launch.started_as_asked else None,
     "first_request_ttft_ns": first_request_ttft,
 }
 TIMES: dict[str, Callable[[RequestTiming], float | None]] = {
@@ -249,6 +249,9 @@ RATES: dict[str, Callable[[RequestTiming], float | None]] = {
 
 def _speeds(evidence: Evidence) -> dict[str, Metric]:
     metrics = {name: _average(evidence, fact, "ns", FIRST_IN_DOUBT) for name, fact in LAUNCH_FACTS.items()}
+    if wrong := [r for launch in evidence.good if (r := launch.start_state and launch.start_state.reason)]:
+        caution = f"{len(wrong)} of {len(evidence.good)} launches left out: {wrong[0]}"
+        metrics |= {name: _left_out(metrics[name], caution) for name in ("load_ns", "cold_start_ns")}
     metrics |= {name: _average(evidence, median_of(duration), "ns") for name, duration in TIMES.items()}
     metrics["prefill_tps"] = _inverted(_average(evidence, prefill_token_ns, "ns/tok", PROMPT_TOO_SHORT))
     if any(launch.case.workload.n_depth_requests for launch in evidence.good):
@@ -270,6 +273,12 @@ def _average(evidence: Evidence, value_of: Callable[[Launch], float | None], uni
     if min(found) <= 0:
         return missing(unit, f"{min(found):g} {unit}: below the clock's resolution")
     return Metric(value=log_mean(found), unit=unit, valid=True, reasons=evidence.cautions, interval=interval_95(found))
+
+
+def _left_out(metric: Metric, caution: str) -> Metric:
+    """Launches that did not find the model in the page cache."""
+    kept = [] if metric.value is None else metric.reasons
+    return msgspec.structs.replace(metric, reasons=[caution, *kept])
 
 
 def _lack_of_values(evidence: Evidence, why: str) -> str:

@@ -26,6 +26,8 @@ class Preset:
     workload: Workload
     time_budget_seconds: float | None
     verdicts: bool
+    cold_launches: int = 0
+    """Of each case, with its model on the disk alone; after the timed ones."""
 
 
 PRESETS = {
@@ -33,13 +35,18 @@ PRESETS = {
     for preset in (
         Preset("smoke", 1, 2, 1, Workload(n_prompt=32, n_gen=16), 660.0, verdicts=False),
         Preset("quick", 3, 5, 2, Workload(n_prompt=128, n_gen=64), 900.0, verdicts=False),
-        Preset("standard", 10, 10, 3, Workload(n_prompt=128, n_gen=128), None, verdicts=True),
-        Preset("rigorous", 20, 10, 5, Workload(n_prompt=512, n_gen=128), None, verdicts=True),
+        Preset("standard", 10, 10, 3, Workload(n_prompt=128, n_gen=128), None, verdicts=True, cold_launches=3),
+        Preset("rigorous", 20, 10, 5, Workload(n_prompt=512, n_gen=128), None, verdicts=True, cold_launches=5),
     )
 }
 
 
-def preset(name: str, iterations: int | None = None, time_budget_seconds: float | None = None) -> Preset:
+def preset(
+    name: str,
+    iterations: int | None = None,
+    time_budget_seconds: float | None = None,
+    cold_launches: int | None = None,
+) -> Preset:
     """A preset with what the user changed. Raises UsageError on an unknown name or a count below one."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
@@ -48,6 +55,7 @@ def preset(name: str, iterations: int | None = None, time_budget_seconds: float 
         chosen,
         iterations=iterations or chosen.iterations,
         time_budget_seconds=time_budget_seconds or chosen.time_budget_seconds,
+        cold_launches=chosen.cold_launches if cold_launches is None else cold_launches,
     )
 
 
@@ -100,8 +108,9 @@ def rough_seconds(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -
     """
     preset = plan.preset
     requests = [rough_request_seconds(case.workload, configs[case.model], device) for case in plan.cases]
-    launch = len(requests) * ASSUMED_LAUNCH_SECONDS * (1 + preset.launches)
-    whole = launch + sum(requests) * (4 + preset.launches * (preset.warmup + preset.iterations))
+    launch = len(requests) * ASSUMED_LAUNCH_SECONDS * (1 + preset.launches + preset.cold_launches)
+    timed, cold = preset.launches * (preset.warmup + preset.iterations), preset.cold_launches * (preset.warmup + 1)
+    whole = launch + sum(requests) * (4 + timed + cold)
     return min(whole, preset.time_budget_seconds or whole)
 
 

@@ -1,7 +1,8 @@
 """One launch: spawn the engine, say hello, load, ask, shut down, and write down what happened.
 
-Two kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits of
-the fidelity probe are taken; nothing of it counts as speed. A `timed` launch has no observer but the clock.
+Three kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits
+of the fidelity probe are taken; nothing of it counts as speed. A `timed` launch has no observer but the clock. A `cold`
+launch is a timed one that found its model on the disk alone, and ends with its warm-up.
 """
 
 from __future__ import annotations
@@ -32,15 +33,19 @@ from enginebench_protocol.prompts import ids_sha256, prompt_ids
 from enginebench.machine.gates import doubts
 from enginebench.machine.memory_pass import MemoryPass
 from enginebench.machine.watch import LaunchWatch, Watch
+from enginebench.machine.pages import disk_read_bytes
 from enginebench.store.record import (
+    CLOCKS_DISAGREE,
     PROBE_PREFILL,
     Case,
     Failure,
     FailureReason,
     FidelityReading,
+    Kind,
     Launch,
     LoadedFacts,
     Request,
+    StartState,
 )
 from enginebench.workspace.environment import Interpreter
 
@@ -58,7 +63,7 @@ class LaunchOrder:
     """Everything that one launch needs to know."""
 
     case: Case
-    kind: str
+    kind: Kind
     block: int
     order: int
     module: str
@@ -77,6 +82,8 @@ class LaunchOrder:
     """Fidelity probe; None for engines without a model (instruments)."""
     watch: Watch | None = None
     """Records the noise around a timed launch; None: nobody looks."""
+    start_state: StartState | None = None
+    """What was found just before the spawn."""
 
 
 @dataclass
@@ -106,7 +113,7 @@ def run_launch(
         failure = _attempt(order, interpreter, say, watchdog, judge, Path(scratch), draft)
     return Launch(
         case=order.case,
-        kind="check" if order.kind == "check" else "timed",
+        kind=order.kind,
         block=order.block,
         order=order.order,
         started_at=started_at,
@@ -114,6 +121,7 @@ def run_launch(
         failure=failure,
         requests=draft.requests,
         **_around(draft.watch),
+        start_state=order.start_state,
         **draft.facts,
     )
 
@@ -212,6 +220,9 @@ def _timed(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Pat
         draft.watch.end(child.pid)
     elapsed_ns = time.perf_counter_ns() - wall_ns
     draft.facts["harness_cpu_share"] = (time.process_time_ns() - cpu_ns) / elapsed_ns
+    if order.kind == "cold":
+        draft.facts["disk_read_bytes"] = disk_read_bytes(child.pid)
+        return
     for extra in range(order.case.workload.n_depth_requests):
         say(f"depth request {extra + 1}/{order.case.workload.n_depth_requests}")
         _request(order, client, child, order.warmup + order.iterations + extra, "depth", draft)
@@ -302,7 +313,7 @@ def _recorded(
 def _clock_doubts(disagreement_ns: int, duration_ns: int) -> list[str]:
     """The engine's stamps against ours: more than max(1 ms, 1 %) apart, or a longer time inside than outside."""
     if disagreement_ns < 0 or disagreement_ns > max(1_000_000, duration_ns // 100):
-        return [f"engine's and parent's clocks disagree by {disagreement_ns / 1e6:.3f} ms"]
+        return [f"{CLOCKS_DISAGREE} by {disagreement_ns / 1e6:.3f} ms"]
     return []
 
 

@@ -29,12 +29,23 @@ from enginebench.plan.schedule import Cost, Fit, cost_of, fit
 from enginebench.plan.sweep import cases
 from enginebench.store.journal import Journal
 from enginebench.store.manifest import seal
-from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL, Case, FidelityReading, Launch, LoadedFacts, Workload
+from enginebench.store.record import (
+    PROBE_DECODE,
+    PROBE_PREFILL,
+    Case,
+    FidelityReading,
+    Kind,
+    Launch,
+    LoadedFacts,
+    StartState,
+    Workload,
+)
 from enginebench.store.result import write_result
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
 
+from . import start_state
 from .launch import Judge, LaunchOrder, run_launch
 from .model import Model
 from .process import Watchdog, become_subreaper
@@ -163,6 +174,7 @@ class Run:
         self.fit = self._fit(list(costs.values()), started)
         self.left_out += self.fit.left_out
         self._timed_blocks(costs, started, watchdog, journal)
+        self._cold_blocks(costs, started, watchdog, journal)
 
     def _fit(self, costs: list[Cost], started: float) -> Fit:
         budget = self.request.preset.time_budget_seconds
@@ -187,7 +199,30 @@ class Run:
                 self._launch(case, "timed", number, order, watchdog, journal)
                 done += 1
 
-    def _launch(self, case: Case, kind: str, block: int, number: int, watchdog: Watchdog, journal: Journal) -> Launch:
+    def _cold_blocks(self, costs: dict[str, Cost], started: float, watchdog: Watchdog, journal: Journal) -> None:
+        """Last, so that evicting the models disturbs no timed launch. Their orders go on where the timed blocks end."""
+        wanted, budget = self.request.preset.cold_launches, self.request.preset.time_budget_seconds
+        block_seconds = sum(cost.launch_seconds(self.fit.warmup, 1) for cost in costs.values())
+        for number in range(wanted):
+            if budget is not None and time.monotonic() - started + block_seconds > budget:
+                self.left_out.append(f"{wanted - number} of {wanted} disk-cold launches per case")
+                return
+            block = [case for case in self.plan.block(self.request.preset.launches + number) if case.id in costs]
+            for order, case in enumerate(block):
+                self.bar.begin(f"disk-cold {number + 1}/{wanted}  {self._shown(case)}", order, len(block))
+                self._launch(case, "cold", number, order, watchdog, journal)
+
+    def _start_state(self, case: Case, kind: Kind) -> StartState | None:
+        checkpoint = self.models[case.model].checkpoint
+        match kind:
+            case "cold":
+                return start_state.disk_cold(checkpoint, self._kernel_cache(self.infos[case.id]))
+            case "timed":
+                return start_state.cache_warm(checkpoint.files)
+            case _:
+                return None
+
+    def _launch(self, case: Case, kind: Kind, block: int, number: int, watchdog: Watchdog, journal: Journal) -> Launch:
         info = self.infos[case.id]
         judged = kind == "check" and info.role == "engine"
         order = LaunchOrder(
@@ -201,12 +236,13 @@ class Run:
             threads=case.threads or self.request.threads,
             cache=self._kernel_cache(info),
             seed=self.request.seed,
-            warmup=self.fit.warmup,
-            iterations=self.fit.iterations,
+            warmup=self.fit.warmup + (kind == "cold"),
+            iterations=0 if kind == "cold" else self.fit.iterations,
             silence_seconds=self.request.silence_seconds,
             options=self.request.options.get(info.name, {}),
             probe=_probe(self.models[case.model]) if judged else None,
             watch=self.watch,
+            start_state=self._start_state(case, kind),
         )
         judge = _judge_of(self.models[case.model]) if judged else None
         launch = run_launch(order, self.interpreters[self._environment(case)], self.bar.say, watchdog, judge)
@@ -242,6 +278,7 @@ class Run:
             "launches": self.fit.launches,
             "iterations": self.fit.iterations,
             "warmup": self.fit.warmup,
+            "cold_launches": self.plan.preset.cold_launches,
             "time_budget_s": self.plan.preset.time_budget_seconds,
             "models": [model.facts for model in self.models.values()],
             "workloads": [_workload_facts(workload) for workload in self.request.workloads],

@@ -32,6 +32,10 @@ FailureReason = Literal[
 ]
 
 
+CLOCKS_DISAGREE = "engine's and parent's clocks disagree"
+"""How the doubt of that kind begins."""
+
+Kind = Literal["check", "timed", "cold"]
 Phase = Literal["warm-up", "measured", "depth"]
 
 
@@ -221,11 +225,25 @@ class Failure(Record, frozen=True):
     stderr_tail: list[str] = []
 
 
+class StartState(Record, frozen=True):
+    """Where the pages of the model were when the process was spawned, by mincore."""
+
+    asked: Literal["disk-cold", "cache-warm"]
+    resident_share: float | None
+    """None: the kernel does not say."""
+    filesystem: str | None = None
+    reason: str | None = None
+    """Why the launch did not start as asked."""
+
+
 class Launch(Record, frozen=True):
-    """One child process of one case. `check` launches admit a case (fidelity, memory); nothing of them is a result."""
+    """One child process of one case. `check` launches admit a case (fidelity, memory); nothing of them is a result.
+
+    `cold` launches find the model on the disk alone; nothing of them is in an average of `timed` ones.
+    """
 
     case: Case
-    kind: Literal["check", "timed"]
+    kind: Kind
     block: int
     order: int
     started_at: str
@@ -248,10 +266,17 @@ class Launch(Record, frozen=True):
     """Of timed launches."""
     doubts: list[str] = []
     """Recorded causes that make the whole launch invalid; empty means valid."""
+    start_state: StartState | None = None
+    disk_read_bytes: int | None = None
+    """Of a cold launch: what its processes had from the disk until the last request, by /proc/PID/io."""
 
     @property
     def ok(self) -> bool:
         return self.failure is None
+
+    @property
+    def started_as_asked(self) -> bool:
+        return self.start_state is None or self.start_state.reason is None
 
     @property
     def measured(self) -> list[Request]:
