@@ -43,7 +43,7 @@ class BreakEven:
     ahead: str
     behind: str
     tokens: int
-    interval: tuple[int, int] | None
+    interval: list[int] | None
     """95 % of the resamples of the launches that have a crossing in this direction; None with too few launches."""
     agreement: float | None
     """Share of the resamples that have one."""
@@ -62,7 +62,7 @@ def break_even(name: str, course: Course, other: str, other_course: Course) -> B
         return BreakEven(ahead, behind, tokens, None, None)
     found = drawn[drawn > 0]
     low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (tokens, tokens)
-    return BreakEven(ahead, behind, tokens, (int(low), int(np.ceil(high))), len(found) / len(drawn))
+    return BreakEven(ahead, behind, tokens, [int(low), int(np.ceil(high))], len(found) / len(drawn))
 
 
 def overtaking(gap: Times) -> int | None:

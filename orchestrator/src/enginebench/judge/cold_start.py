@@ -19,7 +19,8 @@ from enginebench.store.record import CLOCKS_DISAGREE, Launch, Request
 
 from .breakeven import HORIZON, Course
 from .interval import interval_95, log_mean
-from .metrics import Evidence, Metric, median_of, timing
+from .metric import Metric
+from .metrics import Evidence, median_of, timing
 
 State = Literal["disk-cold", "cache-warm"]
 STAGES = ("import", "read", "convert", "compile")

@@ -32,8 +32,8 @@ from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
 from enginebench.machine.gates import doubts
 from enginebench.machine.memory_pass import MemoryPass
-from enginebench.machine.watch import LaunchWatch, Watch
 from enginebench.machine.pages import disk_read_bytes
+from enginebench.machine.watch import LaunchWatch, Watch
 from enginebench.store.record import (
     CLOCKS_DISAGREE,
     PROBE_PREFILL,
