@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from enginebench.cli import app
+from enginebench.cli import command_line
 from enginebench.cli.compare import share
 from enginebench.errors import UsageError
 from enginebench.judge.regression import MEMORY_GRAIN_BYTES, compare_runs
@@ -44,7 +44,7 @@ def row_of(found: Any, metric: str = "decode_tps", label: str = LABEL) -> Any:
 
 def exit_code(base: Path, new: Path, *options: str) -> int:
     """Of the command; a refusal is a UsageError, which main() turns into 2."""
-    done = CliRunner().invoke(app, ["compare", str(base), str(new), *options])
+    done = CliRunner().invoke(command_line(), ["compare", str(base), str(new), *options])
     return 2 if isinstance(done.exception, UsageError) else done.exit_code
 
 
@@ -250,7 +250,7 @@ def test_json_holds_everything_unrounded(two_cases: Any) -> None:
 
 @pytest.mark.parametrize("output", list(Output))
 def test_every_format_is_printed(base: Path, output: Output) -> None:
-    done = CliRunner().invoke(app, ["compare", str(base), str(base), "-o", output.value])
+    done = CliRunner().invoke(command_line(), ["compare", str(base), str(base), "-o", output.value])
     assert done.exit_code == 0
     assert done.stdout.strip()
 

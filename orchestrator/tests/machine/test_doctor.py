@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from typing import Any
 
 import pytest
-from enginebench.cli import app
+from enginebench.cli import command_line, doctor
 from enginebench.machine.gates import GATES, Finding
 from enginebench.machine.view import Sight
 from typer.testing import CliRunner
@@ -20,9 +19,8 @@ def examined(**fired: bool | None) -> list[Finding]:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, found: list[Finding], *arguments: str) -> Any:
-    module = importlib.import_module("enginebench.cli.doctor")  # the package has the command under this name
-    monkeypatch.setattr(module, "examine", lambda seconds: found)
-    return CliRunner().invoke(app, ["doctor", *arguments])
+    monkeypatch.setattr(doctor, "examine", lambda seconds: found)
+    return CliRunner().invoke(command_line(), ["doctor", *arguments])
 
 
 def test_a_fired_gate_shows_what_was_seen_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,39 +6,54 @@ Data goes to stdout, progress and messages to stderr. Exit codes: 0 all fine, 1 
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Iterable
 
 import typer
 
 from enginebench.errors import BenchError
 
-from . import listing, upkeep
-from .compare import compare
-from .doctor import doctor
-from .options import EXIT_USAGE
-from .query import query
-from .run import run
-from .selftest import selftest
+EXIT_USAGE = 2
+COMMANDS = {
+    "run": "run:run",
+    "engines": "listing:engines",
+    "models": "listing:models",
+    "show": "listing:show",
+    "query": "query:query",
+    "compare": "compare:compare",
+    "doctor": "doctor:doctor",
+    "selftest": "selftest:selftest",
+    "conform": "upkeep:conform",
+    "sync": "upkeep:sync",
+    "pins": "upkeep:write_pins",
+    "new-engine": "upkeep:new_engine",
+}
+"""Name → module of this package, and its function."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.command()(run)
-app.command()(listing.engines)
-app.command()(listing.models)
-app.command()(listing.show)
-app.command()(query)
-app.command()(compare)
-app.command()(doctor)
-app.command()(selftest)
-app.command()(upkeep.conform)
-app.command()(upkeep.sync)
-app.command(name="pins")(upkeep.write_pins)
-app.command(name="new-engine")(upkeep.new_engine)
+
+def command_line(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
+    """With the commands of these names only: each imports what it needs, all of them together take a second."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+    app.callback()(_root)
+    for name in names:
+        module, function = COMMANDS[name].split(":")
+        app.command(name=name)(getattr(importlib.import_module(f".{module}", __name__), function))
+    return app
+
+
+def _root() -> None:
+    """A callback keeps Typer from making the only command of an app its whole command line."""
+
+
+_root.__doc__ = __doc__
 
 
 def main() -> None:
     """The script `enginebench`."""
+    asked = [word for word in sys.argv[1:2] if word in COMMANDS]
     try:
-        app()
+        command_line(asked or COMMANDS)()
     except BenchError as error:
         print(f"enginebench: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None

@@ -15,7 +15,7 @@ from enginebench.report.benchstat import benchstat
 from enginebench.report.formats import Output, Sheet, rendered, text_table
 from enginebench.workspace.discovery import ROOT
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INCONCLUSIVE = 1, 2, 3
+EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
 PIPED_WIDTH = 120
 RUN_HELP = "run id or its beginning, `latest`, a run's folder, or a result.json"
 DEFAULT_MODEL = "llama3-1b"
