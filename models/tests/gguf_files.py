@@ -19,7 +19,9 @@ def write_gguf(path: Path, config: LlamaConfig, edit: Edit | None = None, archit
         edit(metadata, tensors)
     writer = GGUFWriter(path, architecture)
     for key, value in metadata.items():
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32, np.uint16: writer.add_uint16}[
+            type(value)
+        ]
         add(key, value)
     for name, values in tensors.items():
         writer.add_tensor(name, values)

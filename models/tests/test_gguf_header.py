@@ -60,19 +60,23 @@ def test_every_scalar_type_is_read(tmp_path: Path) -> None:
         (b"GGML" + bytes(40), NotAModel, "GGML"),
         (b"GGUF\x03\0\0\0", TruncatedModel, "needs 24 bytes, the file has 8"),
         (header(version=1), UnsupportedModel, "version 1"),
-        (header(version=0x03000000), UnsupportedModel, "version 50331648"),
+        (header(version=0x03000000), UnsupportedModel, "big-endian GGUF, version 3"),
         (header(n_keys=2**40), InvalidModel, "1,099,511,627,776 metadata keys"),
         (header(n_tensors=2**63), InvalidModel, "9,223,372,036,854,775,808 tensors"),
         (header(struct.pack("<Q", 2**62), n_keys=1), InvalidModel, "bytes of a string"),
         (header(struct.pack("<Q", 1000) + b"short", n_keys=1), TruncatedModel, "header"),
-        (header(text(b"\xff\xfe") + struct.pack("<IB", 0, 1), n_keys=1), InvalidModel, "UTF-8"),
+        (header(text(b"\xff\xfe") + struct.pack("<IB", 0, 1), n_keys=1), InvalidModel, "printable ASCII"),
         (header(text(b"a") + struct.pack("<I", 13), n_keys=1), InvalidModel, "unknown type 13"),
         (header(2 * (text(b"a") + struct.pack("<IB", 0, 1)), n_keys=2), InvalidModel, "'a' twice"),
-        (header(text(b"a") + struct.pack("<IIQ", 9, 0, 2**40), n_keys=1), InvalidModel, "elements of a"),
+        (header(text(b"a") + struct.pack("<IIQ", 9, 0, 2**40), n_keys=1), InvalidModel, "elements of 'a'"),
         (header(text(b"a") + struct.pack("<IIQ", 9, 4, 100), n_keys=1), TruncatedModel, "header"),
-        (header(text(b"a") + struct.pack("<IIQ", 9, 9, 1), n_keys=1), InvalidModel, "nested"),
+        (header(text(b"a") + struct.pack("<IIQ", 9, 9, 1), n_keys=1), InvalidModel, "array of arrays"),
         (header(text(b"a") + struct.pack("<IIQQ", 9, 8, 1, 2**63), n_keys=1), TruncatedModel, "header"),
-        (header(tensors=text(b"t") + struct.pack("<I", 2**32 - 1), n_tensors=1), InvalidModel, "dimensions of t"),
+        (
+            header(tensors=text(b"t") + struct.pack("<I", 2**32 - 1), n_tensors=1),
+            InvalidModel,
+            "t 4,294,967,295 dimensions",
+        ),
         (header(text(b"general.alignment") + struct.pack("<II", 4, 0), n_keys=1), InvalidModel, "alignment 0"),
         (header(text(b"general.alignment") + struct.pack("<II", 4, 24), n_keys=1), InvalidModel, "alignment 24"),
         (header(text(b"general.alignment") + struct.pack("<I", 8) + text(b"32"), n_keys=1), InvalidModel, "'32'"),
@@ -96,7 +100,9 @@ def test_a_truncated_file_is_refused_with_both_sizes(tiny_gguf: Path, tmp_path: 
     raw = tiny_gguf.read_bytes()
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(raw[:-1000])
-    with pytest.raises(TruncatedModel, match=r"truncated: tensor norm needs .*Copy or download") as caught:
+    with pytest.raises(
+        TruncatedModel, match=r"truncated: tensor output_norm.weight needs .*Copy or download"
+    ) as caught:
         open_checkpoint(cut)
     assert caught.value.actual_bytes == len(raw) - 1000
     assert caught.value.expected_bytes == len(raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,26 @@ def test_a_file_that_is_no_model_is_refused(cli: Cli, tmp_path: Path) -> None:
     done = cli("run", "fake", "--model", str(text))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_hostile_file_is_refused_before_any_engine_sees_it(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    """One bit of the directory: the last tensor claims to start elsewhere."""
+    raw = bytearray(tiny.read_bytes())
+    at = raw.rindex(b"output_norm.weight") + len("output_norm.weight") + 4 + 8 + 4
+    raw[at + 3] ^= 0x40
+    hostile = tmp_path / "hostile.gguf"
+    hostile.write_bytes(raw)
+    done = cli("run", "fake", "--model", str(hostile))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "output_norm.weight starts at" in done.stderr
+
+
+def test_validate_says_what_a_file_is_or_which_rule_it_breaks(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    sound = cli("validate", str(tiny), "--output", "json")
+    facts = json.loads(sound.stdout)
+    assert (sound.returncode, facts["verdict"], facts["format"]) == (0, "valid", "gguf")
+    (tmp_path / "cut.gguf").write_bytes(tiny.read_bytes()[:1000])
+    cut = cli("validate", str(tmp_path / "cut.gguf"))
+    assert cut.returncode == 1
+    assert "rule gguf-truncated" in cut.stdout
+    assert cli("validate", str(tmp_path / "none.gguf")).returncode == 2

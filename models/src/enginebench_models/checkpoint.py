@@ -5,19 +5,21 @@ order. Nothing is read but the headers until a tensor is asked for.
 """
 
 import hashlib
-import mmap
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from enginebench_models.config import LlamaConfig
-from enginebench_models.errors import ContextExceeded, InvalidModel, ModelNotFound, NotAModel
+from enginebench_models.errors import ContextExceeded, InvalidModel
+from enginebench_models.files import map_file, weight_files
+from enginebench_models.gguf_check import check_gguf
 from enginebench_models.gguf_header import MAGIC, GgufHeader, read_header
 from enginebench_models.gguf_layout import gguf_layout, gguf_vocabulary
 from enginebench_models.layout import Layout, Place, Vocabulary, half_split
 from enginebench_models.pages import give_back
-from enginebench_models.safetensors_layout import safetensors_layout, shard_files
+from enginebench_models.safetensors_header import read_safetensors_header
+from enginebench_models.safetensors_layout import safetensors_layout
 from enginebench_models.storage import AnyArray, Floats
 from enginebench_models.tensor import Tensor
 
@@ -33,33 +35,12 @@ def open_checkpoint(path: Path) -> "Checkpoint":
     buffers = {file: map_file(file) for file in files}
     first = files[0]
     if bytes(buffers[first][:4]) != MAGIC:
-        return Checkpoint(Path(path), safetensors_layout(buffers, first.parent / "config.json"), buffers, None)
+        headers = {file: read_safetensors_header(buffer, file) for file, buffer in buffers.items()}
+        sizes = {file: len(buffer) for file, buffer in buffers.items()}
+        return Checkpoint(Path(path), safetensors_layout(headers, sizes, first.parent / "config.json"), buffers, None)
     header = read_header(buffers[first], first)
+    check_gguf(header, first, len(buffers[first]))
     return Checkpoint(Path(path), gguf_layout(header, buffers[first], first), buffers, header)
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The files that hold the weights of a file or directory path."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ModelNotFound(f"There is no file or directory {path}. Check the path, or name a catalogue model.")
-    shards, ggufs = shard_files(path), sorted(path.glob("*.gguf"))
-    if shards:
-        return shards
-    if len(ggufs) > 1:
-        names = ", ".join(file.name for file in ggufs)
-        raise NotAModel(f"{path} holds {len(ggufs)} GGUF files ({names}); give the path of one of them.")
-    if not ggufs:
-        raise NotAModel(f"{path} holds neither a .gguf nor a .safetensors file; give the model's directory.")
-    return ggufs
-
-
-def map_file(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            raise NotAModel(f"{path} is empty; copy or download the model again.")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 class Checkpoint:
@@ -123,7 +104,9 @@ class Checkpoint:
         """Raises InvalidModel for a name that this model does not have ("lm_head" when tied)."""
         place = self._layout.places.get(name)
         if place is None:
-            raise InvalidModel(f"{self.path} has no weight {name!r}; its names are those of names().")
+            raise InvalidModel(
+                f"{self.path} has no weight {name!r}; its names are those of names().", "weights-missing"
+            )
         data = self._array(place)
         if place.interleaved_heads:
             stored, data = data, half_split(data, place.interleaved_heads)

@@ -3,9 +3,11 @@
 No file format appears here; checkpoint.py fills this from a GGUF header or a config.json.
 """
 
+import math
 from dataclasses import dataclass
 
 from enginebench_models.errors import InvalidModel
+from enginebench_models.limits import MAX_CONTEXT, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,10 @@ class RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_context: int
+
+    def __post_init__(self) -> None:
+        if not (self.factor > 0 and 0 < self.low_freq_factor < self.high_freq_factor and self.original_context > 0):
+            raise InvalidModel(f"RoPE scaling needs a factor above 0 and low below high, found {self}.", "model-shape")
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,27 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
-        sizes = (self.dim, self.n_layers, self.n_heads, self.n_kv_heads, self.head_dim, self.hidden_dim)
-        if min(*sizes, self.vocab_size, self.max_context) < 1:
-            raise InvalidModel(f"Every size of a model is at least 1, found {self}.")
+        widths = (self.dim, self.n_heads, self.n_kv_heads, self.head_dim, self.hidden_dim)
+        bounds = [*((width, MAX_WIDTH) for width in widths), (self.n_layers, MAX_LAYERS)]
+        bounds += [(self.vocab_size, MAX_VOCABULARY), (self.max_context, MAX_CONTEXT)]
+        if not all(1 <= size <= bound for size, bound in bounds):
+            raise InvalidModel(f"A size of this model is below 1 or beyond any real model's: {self}.", "model-shape")
+        if not (0 < self.norm_eps < 1 and 0 < self.rope_theta < math.inf):
+            raise InvalidModel(
+                f"norm_eps {self.norm_eps} lies between 0 and 1, rope_theta {self.rope_theta} above 0, in every model; "
+                "the header is damaged.",
+                "model-shape",
+            )
         if self.n_heads % self.n_kv_heads:
             raise InvalidModel(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads evenly; "
-                "the header is damaged."
+                "the header is damaged.",
+                "model-shape",
             )
         if self.head_dim % 2:
-            raise InvalidModel(f"RoPE rotates pairs, head_dim {self.head_dim} is odd; the header is damaged.")
+            raise InvalidModel(
+                f"RoPE rotates pairs, head_dim {self.head_dim} is odd; the header is damaged.", "model-shape"
+            )
 
     def query_dim(self) -> int:
         """Rows of q_proj, columns of o_proj."""

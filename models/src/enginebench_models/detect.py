@@ -3,11 +3,10 @@
 LLaMA is what is run here. GPT is recognised so that it can be refused by name.
 """
 
-import json
 from pathlib import Path
 
-from enginebench_models.checkpoint import map_file
-from enginebench_models.errors import ModelNotFound, ModelTypeMismatch, NotAModel
+from enginebench_models.errors import ModelError, ModelNotFound, ModelTypeMismatch, NotAModel
+from enginebench_models.files import map_file, read_json
 from enginebench_models.gguf_header import MAGIC, read_header
 
 GPT_FILES = ("vocab.bpe", "encoder.json", "pytorch_model")
@@ -18,7 +17,9 @@ TYPES = ("llama", "gpt")
 def detect_model_type(path: Path) -> str:
     """ "llama", "gpt", or the architecture that the file names itself. Raises ModelNotFound, NotAModel."""
     if not path.exists():
-        raise ModelNotFound(f"There is no file or directory {path}. Check the path, or name a catalogue model.")
+        raise ModelNotFound(
+            f"There is no file or directory {path}. Check the path, or name a catalogue model.", "no-such-path"
+        )
     found = _from_contents(path) or _from_names(path)
     if found is None:
         raise NotAModel(f"{path} holds no model that can be recognised; give a GGUF file or a safetensors directory.")
@@ -34,20 +35,15 @@ def check_model_type(path: Path, expected: str) -> None:
 
 def _from_contents(path: Path) -> str | None:
     for file in [path] if path.is_file() else sorted(path.glob("*.gguf")):
-        with file.open("rb") as stream:
-            if stream.read(4) == MAGIC:
-                return _family(_gguf_architecture(file))
+        if file.is_file() and (buffer := map_file(file))[:4] == MAGIC:
+            return _family(str(read_header(buffer, file).metadata.get("general.architecture", "unknown")))
     config = (path if path.is_dir() else path.parent) / "config.json"
     if config.is_file() and (path.is_dir() or path.suffix == ".safetensors"):
         try:
-            return _family(str(json.loads(config.read_text(encoding="utf-8"))["model_type"]))
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+            return _family(str(read_json(config)["model_type"]))
+        except (KeyError, ModelError):
             return None
     return None
-
-
-def _gguf_architecture(file: Path) -> str:
-    return str(read_header(map_file(file), file).metadata.get("general.architecture", "unknown"))
 
 
 def _family(architecture: str) -> str:

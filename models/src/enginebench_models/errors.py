@@ -11,7 +11,7 @@
     ├── TokenizerMissing     weights without a usable tokenizer
     └── NoRoom               not enough disk for a model to be written
 
-Each message holds the value that was found and what to do about it.
+Each message holds the value that was found and what to do about it; `rule` names the rule of rules.py that was broken.
 """
 
 from typing import ClassVar
@@ -21,6 +21,10 @@ class ModelError(ValueError):
     """Base of all errors of this package. `code` is what an engine answers with (protocol, FAILURE_CODES)."""
 
     code: ClassVar[str] = "bad-model"
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class ModelNotFound(ModelError):
@@ -34,12 +38,13 @@ class NotAModel(ModelError):
 class TruncatedModel(ModelError):
     """The file is shorter than its header requires."""
 
-    def __init__(self, path: object, expected_bytes: int, actual_bytes: int, what: str) -> None:
+    def __init__(self, path: object, expected_bytes: int, actual_bytes: int, what: str, rule: str) -> None:
         self.expected_bytes = expected_bytes
         self.actual_bytes = actual_bytes
         super().__init__(
             f"{path} is truncated: {what} needs {expected_bytes:,} bytes, the file has {actual_bytes:,}. "
-            "Copy or download the file again."
+            "Copy or download the file again.",
+            rule,
         )
 
 
@@ -51,6 +56,9 @@ class UnsupportedModel(ModelError):
     """A model of an architecture, scaling rule or storage type that is not run here."""
 
     code = "unsupported"
+
+    def __init__(self, message: str, rule: str = "unsupported") -> None:
+        super().__init__(message, rule)
 
 
 class ContextExceeded(ModelError):
@@ -72,7 +80,8 @@ class ModelTypeMismatch(ModelError):
         self.detected = detected
         super().__init__(
             f"Model type mismatch: Expected '{expected}' but detected '{detected}' in {path}. "
-            f"Use --model-type {detected} or another model."
+            f"Use --model-type {detected} or another model.",
+            "architecture",
         )
 
 
@@ -82,3 +91,9 @@ class NoRoom(ModelError):
 
 class TokenizerMissing(ModelError):
     """The checkpoint holds no tokenizer that can be built."""
+
+
+def shown(value: object) -> str:
+    """A value from a file for a message: its repr, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:119]}…"

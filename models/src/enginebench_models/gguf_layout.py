@@ -75,7 +75,7 @@ def canonical(name: str, path: Path) -> str:
     block = BLOCK_NAME.fullmatch(name)
     if block and block["kind"] in LAYER_NAMES:
         return f"layers.{int(block['layer'])}.{LAYER_NAMES[block['kind']]}"
-    raise UnsupportedModel(f"{path} holds the tensor {name!r}, which a LLaMA model does not have.")
+    raise UnsupportedModel(f"{path} holds the tensor {name!r}, which a LLaMA model does not have.", "weights-extra")
 
 
 def place(header: GgufHeader, tensor: GgufTensor, path: Path) -> Place:
@@ -88,16 +88,23 @@ def rope_divisors(found: Place | None, buffer: memoryview) -> Floats | None:
     if found is None:
         return None
     if found.storage.name != "f32":
-        raise UnsupportedModel(f"{found.file}: {ROPE_DIVISORS} is stored as {found.storage.name}; f32 is read.")
+        raise UnsupportedModel(
+            f"{found.file}: {ROPE_DIVISORS} is stored as {found.storage.name}; f32 is read.", "rope-divisors"
+        )
     divisors = np.frombuffer(buffer, np.float32, found.shape[0], found.offset)
     if not (np.isfinite(divisors) & (divisors > 0)).all():
-        raise InvalidModel(f"{found.file}: {ROPE_DIVISORS} holds {divisors.min()}; its divisors are above zero.")
+        raise InvalidModel(
+            f"{found.file}: {ROPE_DIVISORS} holds {divisors.min()}; its divisors are above zero.", "rope-divisors"
+        )
     return divisors
 
 
 def gguf_config(keys: "Keys", places: dict[str, Place], divisors: Floats | None) -> LlamaConfig:
     if "embed_tokens" not in places:
-        raise InvalidModel(f"{keys.path} lacks token_embd.weight; the file is incomplete, copy or download it again.")
+        raise InvalidModel(
+            f"{keys.path} lacks token_embd.weight; the file is incomplete, copy or download it again.",
+            "weights-missing",
+        )
     dim, heads = keys.integer("llama.embedding_length"), keys.integer("llama.attention.head_count")
     head_dim = keys.integer("llama.attention.key_length", dim // max(heads, 1))
     check_head_dim(keys, head_dim)
@@ -135,7 +142,8 @@ def frequencies(config: LlamaConfig, divisors: Floats | None, path: Path) -> Flo
     if divisors.shape != plain.shape:
         raise InvalidModel(
             f"{path}: {ROPE_DIVISORS} holds {divisors.size} divisors; {plain.size} belong to "
-            f"head_dim {config.head_dim}. The file is damaged."
+            f"head_dim {config.head_dim}. The file is damaged.",
+            "rope-divisors",
         )
     return plain / divisors
 
@@ -196,25 +204,27 @@ class Keys:
     def text(self, key: str) -> str:
         value = self.required(key, None)
         if not isinstance(value, str):
-            raise InvalidModel(f"{self.path}: {key} is {value!r}, a string was expected.")
+            raise InvalidModel(f"{self.path}: {key} is {value!r}, a string was expected.", "metadata-missing")
         return value
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self.required(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidModel(f"{self.path}: {key} is {value!r}, a whole number was expected.")
+            raise InvalidModel(f"{self.path}: {key} is {value!r}, a whole number was expected.", "metadata-missing")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.required(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidModel(f"{self.path}: {key} is {value!r}, a number was expected.")
+            raise InvalidModel(f"{self.path}: {key} is {value!r}, a number was expected.", "metadata-missing")
         return shortest(float(value))
 
     def required(self, key: str, default: Scalar | None) -> Scalar | GgufArray:
         value = self.get(key, default)
         if value is None:
-            raise InvalidModel(f"{self.path} lacks the metadata key {key!r}; convert the model again.")
+            raise InvalidModel(
+                f"{self.path} lacks the metadata key {key!r}; convert the model again.", "metadata-missing"
+            )
         return value
 
     def array(self, key: str, buffer: memoryview) -> list[Scalar]:

@@ -96,28 +96,34 @@ def check_layout(layout: Layout, path: Path) -> None:
     if missing:
         raise InvalidModel(
             f"{path} lacks {len(missing)} of {len(expected)} weights, the first is {missing[0]!r}. "
-            "The file is incomplete; copy or download it again."
+            "The file is incomplete; copy or download it again.",
+            "weights-missing",
         )
     extra = [name for name in layout.places if name not in expected]
     if extra:
-        raise UnsupportedModel(f"{path} holds {extra[0]!r}, which a LLaMA model does not have; it would be ignored.")
+        raise UnsupportedModel(
+            f"{path} holds {extra[0]!r}, which a LLaMA model does not have; it would be ignored.", "weights-extra"
+        )
     for name, shape in expected.items():
         found = layout.places[name].shape
         if found != shape:
-            raise InvalidModel(f"{path}: {name} has shape {list(found)}, the header's numbers give {list(shape)}.")
+            raise InvalidModel(
+                f"{path}: {name} has shape {list(found)}, the header's numbers give {list(shape)}.", "weight-shape"
+            )
 
 
 def check_place(place: Place, name: str, file_bytes: int) -> None:
     """Raises InvalidModel or TruncatedModel unless the tensor lies inside its file."""
-    check(place.file, f"elements of {name}", int(np.prod(place.shape, dtype=object)), MAX_ELEMENTS)
+    check(place.file, f"elements of {name}", int(np.prod(place.shape, dtype=object)), MAX_ELEMENTS, "weight-shape")
     if not place.shape or min(place.shape) < 1 or place.shape[-1] % place.storage.block:
         raise InvalidModel(
             f"{place.file}: {name} has shape {list(place.shape)}, which {place.storage.name} cannot store "
-            f"(rows of whole blocks of {place.storage.block}, no empty dimension)."
+            f"(rows of whole blocks of {place.storage.block}, no empty dimension).",
+            "weight-shape",
         )
     end = place.offset + place.n_bytes()
     if end > file_bytes:
-        raise TruncatedModel(place.file, end, file_bytes, f"tensor {name}")
+        raise TruncatedModel(place.file, end, file_bytes, f"tensor {name}", "gguf-data-truncated")
 
 
 def half_split(rows: AnyArray, heads: int) -> AnyArray:

@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.errors import InvalidModel, TokenizerMissing
+from enginebench_models.files import read_json
 from enginebench_models.layout import Vocabulary
-from enginebench_models.safetensors_layout import read_json
 
 # LLaMA 3's pattern, as in its tokenizer.json and in llama.cpp's llama-vocab.cpp (LLAMA_VOCAB_PRE_TYPE_LLAMA3).
 LLAMA3_WORDS = (

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from engine_ollama.gguf_copy import PAGE_BYTES, write_copy
 from engine_ollama.words import NotAWord, Words
-from enginebench_models.checkpoint import map_file, open_checkpoint
+from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.fidelity import probe_ids
+from enginebench_models.files import map_file
 from enginebench_models.gguf_header import read_header
 from enginebench_models.tokenizer import load_tokenizer
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "compare:compare",
     "doctor": "doctor:doctor",
     "selftest": "selftest:selftest",
+    "validate": "validate:validate",
     "conform": "upkeep:conform",
     "sync": "upkeep:sync",
     "pins": "upkeep:write_pins",

@@ -12,6 +12,7 @@ from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.detect import check_model_type
 from enginebench_models.errors import ModelError
 from enginebench_models.store import LocatedModel, locate
+from enginebench_models.validation import refuse_hostile
 from enginebench_protocol.host import cache_folder
 
 from enginebench.errors import UsageError
@@ -66,9 +67,12 @@ def find_models(
 def find_model(source: str, weights: str, model_type: str | None, workloads: Iterable[Workload]) -> Model:
     """Locate (or synthesise) and check the model. Raises UsageError with the remedy."""
     try:
+        refuse_hostile(Path(source))
         if model_type is not None and Path(source).exists():
             check_model_type(Path(source), model_type)
         located = locate(source, weights, cache_folder() / "models")
+        if located.path != Path(source):
+            refuse_hostile(located.path)
         if model_type is not None:
             check_model_type(located.path, model_type)
         checkpoint = open_checkpoint(located.path)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from enginebench_models.checkpoint import map_file
+from enginebench_models.files import map_file
 from enginebench_models.gguf_header import ARRAY, FIXED_BYTES, MAGIC, STRING, Cursor, read_header
 
 from .words import Words
