@@ -1,6 +1,7 @@
 """From a GGUF header to the layout of a LLaMA model: metadata keys, tensor names, tokenizer arrays."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,7 @@ def gguf_config(keys: "Keys", places: dict[str, Place], divisors: Floats | None)
     dim, heads = keys.integer("llama.embedding_length"), keys.integer("llama.attention.head_count")
     head_dim = keys.integer("llama.attention.key_length", dim // max(heads, 1))
     check_head_dim(keys, head_dim)
-    theta = keys.number("llama.rope.freq_base", 10000.0)
-    return LlamaConfig(
+    config = LlamaConfig(
         dim=dim,
         n_layers=keys.integer("llama.block_count"),
         n_heads=heads,
@@ -118,11 +118,15 @@ def gguf_config(keys: "Keys", places: dict[str, Place], divisors: Floats | None)
         hidden_dim=keys.integer("llama.feed_forward_length"),
         vocab_size=places["embed_tokens"].shape[0],
         norm_eps=keys.number("llama.attention.layer_norm_rms_epsilon"),
-        rope_theta=theta,
+        rope_theta=keys.number("llama.rope.freq_base", 10000.0),
         max_context=keys.integer("llama.context_length"),
         tied_embeddings="lm_head" not in places,
-        rope_scaling=None if divisors is None else recognise_scaling(divisors, base_frequencies(theta, head_dim)),
     )
+    if divisors is None:
+        return config
+    # Only now: a config that exists has a head_dim for which there is memory.
+    plain = base_frequencies(config.rope_theta, config.head_dim)
+    return replace(config, rope_scaling=recognise_scaling(divisors, plain))
 
 
 def check_head_dim(keys: "Keys", head_dim: int) -> None:
