@@ -11,8 +11,9 @@ from enginebench_models.rules import RULES
 from enginebench_models.validation import Verdict, validate_path
 
 from enginebench.errors import UsageError
+from enginebench.report.formats import Output
 
-from .options import EXIT_FAILED, Output, OutputOption
+from .options import EXIT_FAILED, OutputOption
 
 
 def validate(
@@ -23,7 +24,7 @@ def validate(
     found = validate_path(path)
     if found.rule == "no-such-path":
         raise UsageError(found.message)
-    print(json.dumps(_facts(found), indent=2) if output is Output.json else _lines(found))
+    print(_lines(found) if output is Output.table else json.dumps(_facts(found), indent=2))
     if found.kind != "valid":
         raise typer.Exit(EXIT_FAILED)
 
