@@ -42,9 +42,11 @@ NAMES = {
     "mbu",
     "mfu",
     "warmup_improvement",
+    "compile_ns",
+    "first_request_extra_ns",
     "cv",
     "tokens_per_second_per_gb",
-}
+} | {f"{name}_p{percent}_ns" for name in ("ttft", "itl") for percent in (50, 90, 95, 99)}
 
 
 def one_launch(records: Any) -> list[Launch]:
@@ -91,6 +93,7 @@ def test_every_metric_is_there(records: Any) -> None:
         ("kv_cache_bytes", 256, "bytes"),
         ("memory_overhead_bytes", 744, "bytes"),
         ("warmup_improvement", 3.5, "ratio"),  # 70 ÷ 20
+        ("first_request_extra_ns", 50 * MS, "ns"),  # 70 - 20
         ("tokens_per_second_per_gb", 250 / 2e-6, "tok/s/GB"),
     ],
 )
@@ -98,6 +101,24 @@ def test_the_value_of(records: Any, name: str, expected: float, unit: str) -> No
     metric = case_metrics(one_launch(records))[name]
     assert metric.value == pytest.approx(expected, rel=1e-12)
     assert (metric.valid, metric.unit, metric.reasons) == (True, unit, [])
+
+
+def test_compile_time_is_what_the_engine_says_and_missing_where_it_says_nothing(records: Any) -> None:
+    silent = case_metrics(one_launch(records))["compile_ns"]
+    assert (silent.value, silent.reasons) == (None, ["the engine names no compilation among its stages"])
+    stages = [records.loaded(stages_ns={"read": 5, "compile": ns}) for ns in (100, 300, 900)]
+    launches = [records.check(), *(with_tpot(records, 2, loaded=loaded) for loaded in stages)]
+    assert case_metrics(launches)["compile_ns"].value == 300
+
+
+def test_percentiles_need_their_number_of_samples(records: Any) -> None:
+    """Three requests of two gaps in eleven launches: 33 and 66 samples, so p50 and of the gaps p90."""
+    launches = [records.check(), *(one_launch(records)[1] for _ in range(11))]
+    metrics = case_metrics(launches)
+    assert metrics["ttft_p50_ns"].value == 30 * MS  # 11 samples each of 8, 12 and 30 ms: the 10th worst of 33
+    assert metrics["ttft_p90_ns"].reasons == ["33 samples: a bound of p90 needs 64 at least"]
+    assert metrics["itl_p90_ns"].value == 20 * MS
+    assert metrics["itl_p95_ns"].value is None
 
 
 def test_a_launch_counts_as_the_median_of_its_requests_and_a_case_as_the_log_mean_of_its_launches(

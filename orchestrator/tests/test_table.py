@@ -67,7 +67,7 @@ def markdown_rows(result: dict[str, Any]) -> dict[str, dict[str, str]]:
     rows = [
         [cell.strip() for cell in line[1:-1].split(" | ")] for line in markdown(result).splitlines() if line[:1] == "|"
     ]
-    headings = [*(column.heading for column in COLUMNS), "note"]
+    headings = [*(column.heading for column in COLUMNS if not column.optional), "note"]
     assert rows[0] == headings
     return {row[0]: dict(zip(headings, row, strict=True)) for row in rows[2:]}
 

@@ -23,6 +23,8 @@ from .brackets import bracketed
 from .breakeven import Course, crossings
 from .comparable import difference
 from .metrics import GATE_FAILED, Evidence, Limit, case_metrics, gate_objection, limit_of
+from .verdicts import Candidate, named_comparisons, pair_comparisons, rank_groups
+from .warmup import case_warmup
 
 LARGEST_EXCLUDED_SHARE = 0.05
 """Of the measured requests: a case of which more had to be left out is marked (method M9)."""
@@ -37,6 +39,10 @@ class CaseFacts:
     unavailable: str | None = None
     pins_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    compares: dict[str, str] = field(default_factory=dict)
+    """Name of a comparison → configuration of the same engine that is its base."""
+    aa_floors: dict[str, float] = field(default_factory=dict)
+    """Metric → what equal cases were seen to differ by on this machine, as a share."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def assemble(
         "comparisons": [],
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(result))
-    judged = bracketed(plausibility.judged(plain))
+    judged = _with_comparisons(bracketed(plausibility.judged(plain)), cases, of_case)
     return {**judged, "break_even": _break_even(judged["cases"], [courses.get(facts.case.id, {}) for facts in cases])}
 
 
@@ -98,6 +104,22 @@ def _break_even(
         for (model, workload, state), each in of_work.items()
         for crossing in crossings(each)
     ]
+
+
+def _with_comparisons(
+    result: dict[str, Any], cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]]
+) -> dict[str, Any]:
+    """Cases that are not ok are compared with nobody; every pair is asked only where the plan gathers for verdicts."""
+    good = [
+        Candidate(facts.case, facts.role, of_case[facts.case.id], facts.compares, facts.aa_floors)
+        for facts, row in zip(cases, result["cases"], strict=True)
+        if row["status"] == "ok"
+    ]
+    pairs = pair_comparisons(good) if result["plan"].get("verdicts", False) else []
+    ranks = rank_groups(good, pairs) if pairs else {}
+    for facts, row in zip(cases, result["cases"], strict=True):
+        row["rank_groups"] = ranks.get(facts.case.id)
+    return {**result, "comparisons": msgspec.to_builtins([*pairs, *named_comparisons(good)])}
 
 
 def device_limits(cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]]) -> dict[tuple[str, str], Limit]:
@@ -203,6 +225,7 @@ def _case_result(
             **case_metrics(launches, facts.role, limit, audits.objection(found)),
             **cold_start.cold_metrics(launches),
         },
+        "warmup": case_warmup(launches),
         "fidelity": _fidelity(launches),
         "bottleneck": bottleneck(launches, limit, plan) if facts.role == "engine" else None,
         "audits": found,

@@ -20,6 +20,7 @@ from enginebench.store.record import Case, Launch, LoadedFacts, MemoryReading, R
 from .interval import interval_95, log_mean
 from .memory_metrics import efficiency, memory_metrics
 from .metric import Metric, missing
+from .percentile import PERCENTILES, percentile_bound
 
 GATE_FAILED = "fidelity gate failed"
 GATE_MISSING = "no fidelity reading"
@@ -203,6 +204,19 @@ def warmup_improvement(launch: Launch) -> float | None:
     return timing(launch.requests[0]).e2e_ns / steady
 
 
+def compile_time(launch: Launch) -> float | None:
+    """What the engine says it spent on compiling inside load."""
+    return launch.loaded.stages_ns.get("compile") if launch.loaded else None
+
+
+def first_request_extra(launch: Launch) -> float | None:
+    """First request − steady request, both from start to last token: what is compiled lazily is compiled there."""
+    steady = median_of(lambda t: t.e2e_ns)(launch)
+    if not steady or launch.requests[0].doubts:
+        return None
+    return timing(launch.requests[0]).e2e_ns - steady
+
+
 def serving_overhead(launch: Launch) -> float | None:
     """Time per token at the client ÷ by the clock of the engine's own server; the median over the requests."""
     ratios = [
@@ -261,9 +275,40 @@ def _speeds(evidence: Evidence) -> dict[str, Metric]:
     metrics["warmup_improvement"] = _average(evidence, warmup_improvement, "ratio", FIRST_IN_DOUBT)
     if any(request.reported for launch in evidence.good for request in launch.requests):
         metrics["serving_overhead"] = _average(evidence, serving_overhead, "ratio")
+    metrics["compile_ns"] = _middle(evidence, compile_time, "the engine names no compilation among its stages")
+    metrics["first_request_extra_ns"] = _middle(evidence, first_request_extra, FIRST_IN_DOUBT)
+    metrics |= _percentiles(evidence)
     metrics["cv"] = _variation(evidence)
     metrics["total_time_ns"] = _total_time(evidence)
     return metrics
+
+
+def _middle(evidence: Evidence, value_of: Callable[[Launch], float | None], why: str) -> Metric:
+    """The median over launches, of what may be zero or less."""
+    found = [value for launch in evidence.good if (value := value_of(launch)) is not None]
+    if not found:
+        return missing("ns", why if evidence.good else evidence.lack)
+    return Metric(value=float(statistics.median(found)), unit="ns", valid=True, reasons=evidence.cautions)
+
+
+def _percentiles(evidence: Evidence) -> dict[str, Metric]:
+    """Of all valid measured requests (TTFT) and all their gaps (ITL), whichever launch they are from."""
+    timings = [timing(request) for launch in evidence.good for request in valid_requests(launch)]
+    samples = {"ttft": [t.ttft_ns for t in timings], "itl": [gap for t in timings for gap in t.itl_ns]}
+    return {
+        f"{name}_p{percent}_ns": _percentile(evidence, found, percent)
+        for name, found in samples.items()
+        for percent in PERCENTILES
+    }
+
+
+def _percentile(evidence: Evidence, samples: Sequence[int], percent: int) -> Metric:
+    if not samples:
+        return missing("ns", _lack_of_values(evidence, NO_GAP))
+    bound = percentile_bound(samples, percent)
+    if bound.value is None:
+        return missing("ns", bound.reason)
+    return Metric(value=bound.value, unit="ns", valid=True, reasons=evidence.cautions)
 
 
 def _average(evidence: Evidence, value_of: Callable[[Launch], float | None], unit: str, why: str = NO_GAP) -> Metric:

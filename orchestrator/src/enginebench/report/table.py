@@ -23,8 +23,9 @@ from enginebench.machine.gates import launch_warnings, noise_warnings
 from enginebench.run.process import printable
 from enginebench.store.result import dumped
 
-from . import marks
+from . import marks, verdicts
 from .formats import NONE, Sheet, markdown_escaped, markdown_row, rounded
+from .warmup import warmup_remark
 
 STDERR_LINES = 3
 SYNTHETIC = "synthetic weights: text means nothing; speed of a dense model does not depend on the values"
@@ -57,6 +58,8 @@ class Column:
     cell: Callable[[dict[str, Any]], str]
     priority: int = 0
     left: bool = False
+    optional: bool = False
+    """Not shown where no case has anything to say in it."""
 
     @property
     def heading(self) -> str:
@@ -118,6 +121,7 @@ def _fidelity(case: dict[str, Any]) -> str:
 
 
 COLUMNS = (
+    Column("rank", "", verdicts.rank, optional=True),
     Column("case", "", _label, left=True),
     Column("weights", "", _dtype, priority=3, left=True),
     Column("load", "s", number("load_ns", 1e9), priority=1),
@@ -153,7 +157,9 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
             cases = [c for c in result["cases"] if (c["model"], c["workload"]) == (model["name"], workload["name"])]
             notes = Notes()
             rows = [_row(case, notes) for case in sorted(cases, key=_rank)]
-            yield Section(_above(result, model, workload), rows, notes.texts, _below(result))
+            compared = verdicts.verdict_lines(result, model["name"], workload["name"])
+            below = [*map(printable, compared), *_below(result)]
+            yield Section(_above(result, model, workload), rows, notes.texts, below)
 
 
 def _rank(case: dict[str, Any]) -> tuple[int, float]:
@@ -186,6 +192,8 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         yield f"decode: {'; '.join(decode['reasons'])}"
     if not mbu["valid"] and case["role"] == "engine":
         yield f"MBU: {'; '.join(mbu['reasons'])}"
+    if (warmed := warmup_remark(case)) is not None:
+        yield warmed
     yield from marks.remarks(case)
 
 
@@ -265,7 +273,7 @@ class ResultTable:
             for index, note in enumerate(section.notes, start=1):
                 yield Text(f"{index:>2}  {note}")
             yield from map(Text, section.below)
-            dropped = [column.heading for i, column in enumerate(COLUMNS) if i not in kept]
+            dropped = [COLUMNS[i].heading for i in used_columns(section.rows) if i not in kept]
             if dropped:
                 yield Text(f"not shown at this width: {', '.join(dropped)} (-o md shows all)")
 
@@ -276,7 +284,7 @@ def rich_table(result: dict[str, Any]) -> ResultTable:
 
 def fitting_columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """Indexes of the columns that fit beside each other; the column of note numbers is always there and not counted."""
-    kept = list(range(len(COLUMNS)))
+    kept = used_columns(rows)
     notes_width = max([len("note"), *(cell_len(row[-1]) for row in rows)])
     while sum(_width(i, rows) + 2 for i in kept) + notes_width + 2 > width:
         candidates = [i for i in kept if COLUMNS[i].priority > 0]
@@ -284,6 +292,10 @@ def fitting_columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
             break
         kept.remove(max(candidates, key=lambda i: COLUMNS[i].priority))
     return kept
+
+
+def used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [i for i, column in enumerate(COLUMNS) if not column.optional or any(row[i] for row in rows)]
 
 
 def _width(index: int, rows: Sequence[Sequence[str]]) -> int:
@@ -311,9 +323,10 @@ def markdown(result: dict[str, Any]) -> str:
 def _markdown_lines(section: Section) -> Iterator[str]:
     yield from (f"{markdown_escaped(line)}  " for line in section.above)
     yield ""
-    yield markdown_row([*(column.heading for column in COLUMNS), "note"])
-    yield markdown_row([*("---" if column.left else "---:" for column in COLUMNS), "---"])
-    yield from map(markdown_row, section.rows)
+    used = used_columns(section.rows)
+    yield markdown_row([*(COLUMNS[i].heading for i in used), "note"])
+    yield markdown_row([*("---" if COLUMNS[i].left else "---:" for i in used), "---"])
+    yield from (markdown_row([*(row[i] for i in used), row[-1]]) for row in section.rows)
     yield ""
     yield from (f"{index}. {markdown_escaped(note)}" for index, note in enumerate(section.notes, start=1))
     yield from ([""] if section.notes else [])

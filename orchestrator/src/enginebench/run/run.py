@@ -301,6 +301,7 @@ class Run:
                 unavailable=self.unavailable.get(case.id),
                 pins_sha256=self._interpreter_of(case, "pins_sha256"),
                 versions=dict(self._interpreter_of(case, "versions") or {}),
+                compares=dict(self.infos[case.id].configurations[case.configuration].compares),
             )
             for case in self.plan.cases
         ]

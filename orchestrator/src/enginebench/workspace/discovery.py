@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[4]
 """The workspace: members are installed editable, so the checkout is where this file is."""
 
 GIB = 2**30
+COMPARISONS = ("compilation benefit", "precision impact", "quantisation impact", "tuning benefit")
+"""What a configuration may say of another of the same engine."""
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,6 +31,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_all: bool = True
     programs: list[str] = []
     """Programs on PATH without which this configuration cannot run."""
+    compares: dict[str, str] = {}
+    """Name of a comparison (COMPARISONS) → configuration of the same engine that is its base."""
     extra: str = ""
     """Optional dependencies of the package that it needs: it runs in an environment of its own."""
 
@@ -77,8 +81,18 @@ def discover(root: Path = ROOT) -> dict[str, EngineInfo]:
             info = msgspec.convert(facts, EngineInfo)
         except msgspec.ValidationError as error:
             raise UsageError(f"{pyproject.relative_to(root)}: [tool.enginebench.engine]: {error}") from None
+        _check_bases(info, str(pyproject.relative_to(root)))
         engines[info.name] = info
     return engines
+
+
+def _check_bases(info: EngineInfo, file: str) -> None:
+    for name, configuration in info.configurations.items():
+        for comparison, base in configuration.compares.items():
+            if comparison not in COMPARISONS:
+                raise unknown(f"{file}: comparison of configuration {name}", comparison, COMPARISONS)
+            if base not in info.configurations:
+                raise unknown(f"{file}: base of {comparison} of configuration {name}", base, info.configurations)
 
 
 def select(names: Sequence[str], engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:

@@ -1,0 +1,123 @@
+"""The comparisons of a run in sentences: each case against the fastest, and what configurations say of each other.
+
+A ratio is one of speeds: 2x is twice as fast. The word never stands without its ratio and interval.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+TITLES = {"tpot_ns": "decode", "ttft_ns": "prefill", "load_ns": "load", "e2e_ns": "whole request"}
+RANKED = "tpot_ns"
+TURNED = {"FASTER": "SLOWER", "SLOWER": "FASTER"}
+
+Row = Mapping[str, Any]
+
+
+def verdict_lines(result: Row, model: str, workload: str) -> list[str]:
+    """For one table; empty where nothing was compared."""
+    place = f"/{model}/{workload}"
+    here = [c for c in result["comparisons"] if _is_at(c["base"], place) and c["base"] != c["new"]]
+    verdicts = result["plan"].get("verdicts", False)
+    pairs = [c for c in here if c["name"] is None]
+    named = [c for c in here if c["name"] is not None]
+    return [*_pairs(pairs, place), *_named(named, place, verdicts)]
+
+
+def rank(case: Row) -> str:
+    """ "1" or "1-2": cases that share a number were not told apart in decoding. Empty without verdicts."""
+    groups = case.get("rank_groups")
+    if not groups:
+        return ""
+    return str(groups[0]) if len(groups) == 1 else f"{groups[0]}-{groups[-1]}"
+
+
+def outcome(comparison: Row, verdict: bool = True) -> str:
+    """ "decode 0.620x [0.610, 0.630] SLOWER"."""
+    title = TITLES.get(comparison["metric"], comparison["metric"])
+    if comparison["ratio"] is None:
+        return f"{title}: {'; '.join(comparison['reasons'])}"
+    bounds = comparison["interval_95"]
+    interval = f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else ""
+    return f"{title} {comparison['ratio']:.3f}x{interval}{_word(comparison) if verdict else ''}"
+
+
+def turned(comparison: Row) -> dict[str, Any]:
+    """The same comparison with base and new exchanged."""
+    ratio, verdict = comparison["ratio"], comparison["verdict"]
+    return {
+        **comparison,
+        "base": comparison["new"],
+        "new": comparison["base"],
+        "ratio": None if ratio is None else 1 / ratio,
+        "interval_95": _inverse(comparison["interval_95"]),
+        "interval_90": _inverse(comparison["interval_90"]),
+        "verdict": TURNED.get(verdict, verdict),
+    }
+
+
+def _inverse(bounds: Sequence[float] | None) -> list[float] | None:
+    return None if bounds is None else [1 / bounds[1], 1 / bounds[0]]
+
+
+def _word(comparison: Row) -> str:
+    further = comparison["further_launches"]
+    more = f" (about {further} more launches would decide)" if further is not None else ""
+    return f" {comparison['verdict']}{more}"
+
+
+def _is_at(id_: str, place: str) -> bool:
+    """A case id is LABEL/model/workload, and /tTHREADS where threads are swept."""
+    rest = id_.partition(place)[2]
+    return place in id_ and (not rest or rest.startswith("/t"))
+
+
+def _label(id_: str, place: str) -> str:
+    return id_.replace(place, "").replace("/", " ")
+
+
+def _pairs(pairs: Sequence[Row], place: str) -> Iterator[str]:
+    if not pairs:
+        return
+    yield _heading(pairs)
+    best = _fastest(pairs)
+    against: dict[str, list[str]] = {}
+    for pair in pairs:
+        if best in (pair["base"], pair["new"]):
+            seen = pair if pair["base"] == best else turned(pair)
+            against.setdefault(seen["new"], []).append(outcome(seen))
+    for id_, outcomes in against.items():
+        yield f"{_label(id_, place)} against {_label(best, place)}: {'; '.join(outcomes)}"
+
+
+def _heading(pairs: Sequence[Row]) -> str:
+    deltas = {pair["delta"] for pair in pairs}
+    floor = "no A/A floor was measured here" if deltas == {0.01} else "from the A/A floor of this machine"
+    least = "/".join(f"{delta:.1%}" for delta in sorted(deltas))
+    words = Counter(pair["verdict"] for pair in pairs if pair["metric"] == RANKED)
+    told = words["FASTER"] + words["SLOWER"]
+    return (
+        f"verdicts: of {words.total()} pairs {told} were told apart in decoding, {words['SAME']} are the same, "
+        f"{words['INCONCLUSIVE']} inconclusive (Holm over all pairs; least difference {least}: {floor})"
+    )
+
+
+def _fastest(pairs: Sequence[Row]) -> str:
+    """The case that more others decode slower than than any other."""
+    wins: Counter[str] = Counter()
+    for pair in pairs:
+        if pair["metric"] == RANKED and pair["ratio"] is not None:
+            wins[pair["new" if pair["ratio"] > 1 else "base"]] += 1
+    ids: list[str] = [pair[end] for pair in pairs for end in ("base", "new")]
+    return max(ids, key=lambda id_: wins[id_])
+
+
+def _named(named: Sequence[Row], place: str, verdicts: bool) -> Iterator[str]:
+    """Without verdicts the ratios stand alone: too few launches for a word."""
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for one in named:
+        grouped.setdefault((one["name"], one["new"], one["base"]), []).append(outcome(one, verdicts))
+    for (name, new, base), outcomes in grouped.items():
+        yield f"{name} ({_label(new, place)} against {_label(base, place)}): {'; '.join(outcomes)}"

@@ -1,0 +1,42 @@
+"""The warm-up of a case in one line: how its launches were classed, what it took to be steady, and the curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BARS = "▁▂▃▄▅▆▇█"
+UNSTEADY = ("slow-down", "no steady state")
+
+
+def warmup_remark(case: Mapping[str, Any]) -> str | None:
+    """None for a case whose launches are all flat, and for one that could not be judged."""
+    found = case.get("warmup")
+    if not found or not found["classes"]:
+        return None
+    counts = {kind: n for kind, n in found["classes"].items() if n}
+    if set(counts) == {"flat"}:
+        return None
+    classes = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+    parts = [f"launches by warm-up: {classes}"]
+    if found["requests_to_steady"]:
+        parts.append(
+            f"steady after {found['requests_to_steady']:g} requests, {found['tokens_to_steady']:g} tokens, "
+            f"{found['seconds_to_steady']:.2g} s"
+        )
+    if any(kind in counts for kind in UNSTEADY):
+        parts.append("a mean says little where there is no steady state")
+    return f"{'; '.join(parts)}; request times {sparkline(found['curve'])} (from {_range(found['curve'])} of steady)"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One bar for each value, the lowest for the smallest; all equal: all lowest."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    step = (high - low) / (len(BARS) - 1)
+    return "".join(BARS[round((value - low) / step)] if step > 0 else BARS[0] for value in values)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values, default=0):.2f}x to {max(values, default=0):.2f}x"
