@@ -16,7 +16,7 @@ from enginebench.store.record import Case, Launch
 
 from .comparison import Comparison, compare_paired, holm
 from .interval import log_mean
-from .metrics import median_of, timing
+from .metrics import LAUNCH_FACTS, median_of, timing
 
 TPOT, TTFT, LOAD = "tpot_ns", "ttft_ns", "load_ns"
 WARMUP_IMPROVEMENT = "warm-up improvement"
@@ -42,7 +42,7 @@ class Candidate:
 METRICS: dict[str, Callable[[Launch], float | None]] = {
     TPOT: median_of(lambda t: t.tpot_ns),
     TTFT: median_of(lambda t: t.ttft_ns),
-    LOAD: lambda launch: launch.load_ns,
+    LOAD: LAUNCH_FACTS[LOAD],
 }
 
 
