@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from enginebench.judge.comparison import compare_paired
 from enginebench.machine.gates import GATES
-from enginebench.selftest import gate_faults, pairs
+from enginebench.selftest import gate_faults, pairs, published
 from enginebench.selftest.gate_faults import gate_rows
 from enginebench.selftest.known_speed import detected, false_verdicts
 from enginebench.selftest.page import Part, Row, markdown, write_page
 from enginebench.selftest.pairs import Injected, Subject, Tally, floor_of, tally
+from enginebench.selftest.published import published_rows
 from enginebench.store.record import Workload
 from enginebench.workspace.discovery import discover
 from enginebench.workspace.environment import Interpreter
@@ -138,3 +139,15 @@ def test_a_gate_that_sleeps_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gate_faults.FAULTS, "swap", gate_faults.QUIET)
     assert not gate_rows()[0].passed
     assert gate_rows()[0].value.endswith("(not: swap)")
+
+
+def test_published_rows_that_cannot_be_true_are_flagged_and_no_others() -> None:
+    assert [row.value for row in published_rows()] == ["8 of 8", "6 of 6"]
+    assert all(row.passed for row in published_rows())
+
+
+def test_an_expected_flag_that_does_not_come_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {**published.PUBLISHED_TPS, ("trt-llm", "mistral"): {"fp32": 60.0, "fp16": 120.0, "int8": 240.0}}
+    monkeypatch.setattr(published, "PUBLISHED_TPS", tables)
+    assert published_rows()[0].value == "5 of 8"
+    assert not published_rows()[0].passed

@@ -19,6 +19,7 @@ from . import known_speed
 from .gate_faults import gate_rows
 from .page import Part, Row, part
 from .pairs import Injected, Subject, floor_of, tally
+from .published import published_rows
 
 Say = Callable[[str], None]
 SCRIPTED_TOKENS = 12
@@ -72,7 +73,17 @@ def gates(effort: Effort, say: Say) -> Part:
     return part(gate_rows(), "facts of an imagined machine")
 
 
-PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {"gates": gates, "speed": speed, "engine": engine}
+def published(effort: Effort, say: Say) -> Part:
+    """The plausibility gate on numbers of others."""
+    return part(published_rows(), "premAI/benchmarks, and the table this suite descends from")
+
+
+PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {
+    "gates": gates,
+    "published": published,
+    "speed": speed,
+    "engine": engine,
+}
 
 
 def _words(verdicts: Counter[str]) -> str:
