@@ -13,8 +13,10 @@ import msgspec
 import pytest
 from enginebench.errors import BenchError, UsageError
 from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.judge.energy_metrics import energy_metrics
 from enginebench.judge.metrics import case_metrics
 from enginebench.store.anonymous import anonymous
+from enginebench.store.record import EnergyReading, EnergyWindow
 from enginebench.store.result import dumped, read_result, schema_fault, write_result
 from enginebench.store.surroundings import GpuState, LaunchNoise, NoiseSnapshot, ProcessCounters
 from enginebench.workspace.discovery import ROOT
@@ -133,7 +135,10 @@ def test_a_launch_with_everything_that_was_read_around_it_fits_the_schema(record
     around = {"before": moment, "start": moment, "end": moment, "engine_start": counters, "engine_end": counters}
     noise = LaunchNoise(**around, harness_cpu_ns=3, gpu_after_requests=[gpu], gpu_wait_ns=4, gpu_settled=True)
     launch = records.timed([records.request(0, (1, 2, 3))], noise=noise)
-    assert schema_fault(assembled(records, [records.check(), launch])) is None
+    window = EnergyWindow(seconds=10.0, joules={"package-0": 1.5}, n_requests=3)
+    energy = EnergyReading(counters=["package-0"], n_sent=4, n_gen=3, idle=window, prefill=window, full=None)
+    measured = records.timed([], kind="energy", energy=energy)
+    assert schema_fault(assembled(records, [records.check(), launch, measured])) is None
 
 
 # ---- contents -------------------------------------------------------------------------------------------------
@@ -159,7 +164,8 @@ def test_raw_launches_give_the_stored_metrics_again(records: Any) -> None:
     case = assembled(records, good(records))["cases"][0]
     launches = [msgspec.convert(raw, type(records.check())) for raw in case["launches"]]
     assert launches == good(records)
-    assert msgspec.to_builtins(case_metrics(launches)) == case["metrics"]
+    again = {**case_metrics(launches), **energy_metrics(launches, {})}
+    assert msgspec.to_builtins(again) == case["metrics"]
 
 
 def test_a_case_carries_what_was_loaded_and_every_version(records: Any) -> None:
@@ -260,7 +266,7 @@ def test_the_schema_refuses(records: Any, breakage: Any) -> None:
 
 def test_every_metric_and_every_unit_is_documented(records: Any) -> None:
     text = (ROOT / "results" / "SCHEMA.md").read_text()
-    for name, metric in case_metrics(good(records)).items():
+    for name, metric in {**case_metrics(good(records)), **energy_metrics([], {})}.items():
         assert f"| `{name}` | {metric.unit} |" in text, name
 
 

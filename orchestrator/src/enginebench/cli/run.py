@@ -61,6 +61,7 @@ def run(
     output: OutputOption = Output.table,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, run nothing")] = False,
     python: Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")] = None,
+    energy: Annotated[bool | None, typer.Option(help="joules per token; default: in presets with verdicts")] = None,
     silence: Annotated[float, typer.Option(min=1, help="seconds an engine may be silent before it is killed")] = 1800.0,
     option: Annotated[list[str] | None, typer.Option(help="ENGINE.NAME=VALUE: a setting that only it has")] = None,
     ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
@@ -89,6 +90,7 @@ def run(
         command=tuple(sys.argv[1:]),
         thread_counts=wanted.threads,
         precisions=wanted.precisions,
+        energy=chosen_preset.verdicts if energy is None else energy,
     )
     chosen = choose(request)
     with ProgressBar() as bar:

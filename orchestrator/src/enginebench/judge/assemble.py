@@ -22,6 +22,7 @@ from .bottleneck import bottleneck
 from .brackets import bracketed
 from .breakeven import Course, crossings
 from .comparable import difference
+from .energy_metrics import energy_metrics
 from .metrics import GATE_FAILED, Evidence, Limit, case_metrics, gate_objection, limit_of
 from .verdicts import Candidate, named_comparisons, pair_comparisons, rank_groups
 from .warmup import case_warmup
@@ -76,6 +77,7 @@ def assemble(
                 facts,
                 of_case[facts.case.id],
                 plan,
+                environment,
                 limits.get(_work(facts.case)),
                 courses.get(facts.case.id, {}),
             )
@@ -207,6 +209,7 @@ def _case_result(
     facts: CaseFacts,
     launches: Sequence[Launch],
     plan: Mapping[str, Any],
+    environment: Mapping[str, Any],
     limit: Limit | None,
     courses: Mapping[cold_start.State, Course],
 ) -> dict[str, Any]:
@@ -224,6 +227,7 @@ def _case_result(
         "metrics": {
             **case_metrics(launches, facts.role, limit, audits.objection(found)),
             **cold_start.cold_metrics(launches),
+            **energy_metrics(launches, environment),
         },
         "warmup": case_warmup(launches),
         "fidelity": _fidelity(launches),

@@ -228,7 +228,9 @@ INSTRUMENT = "an instrument: shows what the machine did, and counts for no regre
 
 
 def _times(asked: Asked, launches: Sequence[Launch]) -> list[float]:
-    found = [asked.value_of(launch) for launch in launches if launch.kind == "timed" and launch.ok]
+    found = [
+        asked.value_of(launch) for launch in launches if launch.kind == "timed" and launch.ok and not launch.doubts
+    ]
     return [value for value in found if value is not None]
 
 

@@ -63,7 +63,7 @@ def _case(case: dict[str, Any]) -> Iterator[str]:
         return
     launches = msgspec.convert(case["launches"], list[Launch])
     for launch in launches:
-        if launch.kind == "timed" and launch.ok:
+        if launch.kind == "timed" and launch.ok and not launch.doubts:
             values = {unit: value_of(launch) for unit, (_, value_of) in UNITS.items()}
             yield from _line(name, len(launch.measured), values)
     yield from _line(name, 1, {MEMORY: case["metrics"]["peak_memory_bytes"]["value"]})

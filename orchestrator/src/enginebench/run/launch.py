@@ -30,6 +30,7 @@ from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Event, Generated, Loaded, Progress
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
+from enginebench.machine.energy import Meter
 from enginebench.machine.gates import doubts
 from enginebench.machine.memory_pass import MemoryPass
 from enginebench.machine.pages import disk_read_bytes
@@ -49,6 +50,7 @@ from enginebench.store.record import (
 )
 from enginebench.workspace.environment import Interpreter
 
+from . import energy_pass
 from .process import ChildProcess, Watchdog
 from .repeated import ask_again
 
@@ -84,6 +86,8 @@ class LaunchOrder:
     """Records the noise around a timed launch; None: nobody looks."""
     start_state: StartState | None = None
     """What was found just before the spawn."""
+    meter: Meter | None = None
+    """Of an energy launch."""
 
 
 @dataclass
@@ -107,7 +111,7 @@ def run_launch(
     """Never raises for what an engine does: a failure is part of the record."""
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     started_ns, draft = time.perf_counter_ns(), _Draft()
-    if order.watch is not None and order.kind == "timed":
+    if order.watch is not None and order.kind in ("timed", "energy"):
         draft.watch = LaunchWatch(order.watch)
     with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
         failure = _attempt(order, interpreter, say, watchdog, judge, Path(scratch), draft)
@@ -177,6 +181,8 @@ def _converse(order: LaunchOrder, child: ChildProcess, nonce: str, scratch: Path
     draft.facts["startup_ns"] = time.perf_counter_ns() - child.started_ns
     if order.kind == "check":
         _check(order, client, child, scratch, say, draft)
+    elif order.kind == "energy":
+        _energy(order, client, child, scratch, say, draft)
     else:
         _timed(order, client, child, scratch, say, draft)
     draft.stage = "shutdown"
@@ -226,6 +232,26 @@ def _timed(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Pat
     for extra in range(order.case.workload.n_depth_requests):
         say(f"depth request {extra + 1}/{order.case.workload.n_depth_requests}")
         _request(order, client, child, order.warmup + order.iterations + extra, "depth", draft)
+
+
+def _energy(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft) -> None:
+    """Its requests are checked like any, and counted, but not recorded one by one."""
+    assert order.meter is not None
+    _load(order, client, scratch, say, draft)
+    n_sent, n_gen = order.case.workload.tokens_of("measured")
+
+    def ask(iteration: int, count: int) -> None:
+        say(f"energy: request {iteration + 1}")
+        draft.stage = f"energy request {iteration + 1}"
+        prompt = pack_ids(prompt_ids(order.seed, iteration, n_sent, draft.facts["loaded"].vocab_size))
+        generated, received = client.generate(prompt, count, order.silence_seconds)
+        _recorded(generated, received, prompt, count, iteration, "measured")
+
+    if draft.watch is not None:
+        draft.watch.start(child.pid)
+    draft.facts["energy"] = energy_pass.measure(order.meter, ask, n_sent, n_gen)
+    if draft.watch is not None:
+        draft.watch.end(child.pid)
 
 
 def _load(order: LaunchOrder, client: Client, scratch: Path, say: Say, draft: _Draft) -> None:

@@ -22,6 +22,7 @@ from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge import fidelity_gate
 from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.machine import facts as machine
+from enginebench.machine.energy import Meter, energy_counters
 from enginebench.machine.noise import noise
 from enginebench.machine.watch import Watch
 from enginebench.plan.plan import Plan, Preset
@@ -73,6 +74,8 @@ class RunRequest:
     """Swept, if there are several; each is then part of a case."""
     precisions: tuple[str, ...] = ()
     """Only configurations of these; empty: all."""
+    energy: bool = False
+    """Make an energy launch of each case, where anything counts energy."""
 
 
 def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
@@ -120,6 +123,8 @@ class Run:
         become_subreaper()
         facts, before = machine.environment(), noise()
         self.watch = Watch.of_device(self.request.device)
+        self.counters = energy_counters(self.request.device)
+        facts |= {"energy_counters": [c.name for c in self.counters.found], "energy_lack": self.counters.lack}
         self.fit = Fit(self.request.preset.launches, self.request.preset.iterations, self.request.preset.warmup, ())
         watchdog = Watchdog()
         with Journal.create(self.folder / "journal", self._header(facts)) as journal:
@@ -175,6 +180,7 @@ class Run:
         self.left_out += self.fit.left_out
         self._timed_blocks(costs, started, watchdog, journal)
         self._cold_blocks(costs, started, watchdog, journal)
+        self._energy_pass([case for case in runnable if case.id in costs], watchdog, journal)
 
     def _fit(self, costs: list[Cost], started: float) -> Fit:
         budget = self.request.preset.time_budget_seconds
@@ -198,6 +204,14 @@ class Run:
                 self.bar.begin(f"launch {number + 1}/{len(blocks)}  {self._shown(case)}", done, total)
                 self._launch(case, "timed", number, order, watchdog, journal)
                 done += 1
+
+    def _energy_pass(self, cases: list[Case], watchdog: Watchdog, journal: Journal) -> None:
+        """One launch of each case, where it was asked for and anything counts energy here."""
+        if not (self.request.energy and self.counters.found):
+            return
+        for number, case in enumerate(cases):
+            self.bar.begin(f"energy  {self._shown(case)}", number, len(cases))
+            self._launch(case, "energy", 0, number, watchdog, journal)
 
     def _cold_blocks(self, costs: dict[str, Cost], started: float, watchdog: Watchdog, journal: Journal) -> None:
         """Last, so that evicting the models disturbs no timed launch. Their orders go on where the timed blocks end."""
@@ -243,6 +257,7 @@ class Run:
             probe=_probe(self.models[case.model]) if judged else None,
             watch=self.watch,
             start_state=self._start_state(case, kind),
+            meter=Meter(self.counters.found) if kind == "energy" else None,
         )
         judge = _judge_of(self.models[case.model]) if judged else None
         launch = run_launch(order, self.interpreters[self._environment(case)], self.bar.say, watchdog, judge)

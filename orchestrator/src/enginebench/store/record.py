@@ -35,7 +35,7 @@ FailureReason = Literal[
 CLOCKS_DISAGREE = "engine's and parent's clocks disagree"
 """How the doubt of that kind begins."""
 
-Kind = Literal["check", "timed", "cold"]
+Kind = Literal["check", "timed", "cold", "energy"]
 Phase = Literal["warm-up", "measured", "depth"]
 
 
@@ -196,6 +196,31 @@ class MemoryReading(Record, frozen=True):
     device: DeviceMemoryReading | None = None
 
 
+class EnergyWindow(Record, frozen=True):
+    """What each counter counted over some seconds in which `n_requests` requests were answered."""
+
+    seconds: float
+    joules: dict[str, float]
+    n_requests: int
+
+    @property
+    def total_j(self) -> float:
+        return sum(self.joules.values())
+
+
+class EnergyReading(Record, frozen=True):
+    """Three windows of an energy launch: nobody asks, prefills alone, and full requests."""
+
+    counters: list[str]
+    n_sent: int
+    """Tokens of each prompt."""
+    n_gen: int
+    idle: EnergyWindow | None = None
+    prefill: EnergyWindow | None = None
+    full: EnergyWindow | None = None
+    """None for workloads of one generated token."""
+
+
 class FidelityReading(Record, frozen=True):
     """Distance of the engine's logits from the float32 reference over the probe. None: not finite."""
 
@@ -239,7 +264,8 @@ class StartState(Record, frozen=True):
 class Launch(Record, frozen=True):
     """One child process of one case. `check` launches admit a case (fidelity, memory); nothing of them is a result.
 
-    `cold` launches find the model on the disk alone; nothing of them is in an average of `timed` ones.
+    `cold` launches find the model on the disk alone, `energy` launches count joules; nothing of them is in an average
+    of `timed` ones.
     """
 
     case: Case
@@ -262,8 +288,9 @@ class Launch(Record, frozen=True):
     greedy: list[GreedyReading] = []
     harness_cpu_share: float | None = None
     """CPU time of the orchestrator ÷ wall time, over the timed requests."""
+    energy: EnergyReading | None = None
     noise: LaunchNoise | None = None
-    """Of timed launches."""
+    """Of timed and energy launches."""
     doubts: list[str] = []
     """Recorded causes that make the whole launch invalid; empty means valid."""
     start_state: StartState | None = None
