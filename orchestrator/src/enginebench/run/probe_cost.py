@@ -1,0 +1,104 @@
+"""What looking costs: the same engine timed with the noise snapshots around its requests and without, in pairs.
+
+For `enginebench selftest`. Each pair is two launches in random order; its ratio is of the times per output token. The
+snapshots lie between requests, so the ratio should be 1: if its interval leaves ±0.5 %, the time pass is not clean.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from enginebench.judge.interval import FEWEST_LAUNCHES, interval_95, log_mean
+from enginebench.judge.metrics import median_of
+from enginebench.machine.noise import read_noise
+from enginebench.machine.watch import Watch
+from enginebench.store.record import Case, Launch, Workload
+from enginebench.workspace import discovery, environment
+
+from .launch import LaunchOrder, run_launch
+
+ALLOWED = 0.005
+"""Method M14."""
+ENGINE = "fake"
+PAIRS = 20
+SNAPSHOTS = 50
+
+Launcher = Callable[[Watch | None], Launch]
+"""launch(watch): one timed launch, watched or not."""
+
+
+@dataclass(frozen=True)
+class ProbeCost:
+    """`ratio`: time per token while watched ÷ while not. `interval`: its 95 % interval over the pairs."""
+
+    pairs: int
+    left_out: int
+    """Pairs of which one launch failed or was in doubt."""
+    ratio: float
+    interval: tuple[float, float]
+    snapshot_ms: float
+    """The median time that one snapshot takes; it is spent between requests."""
+
+    @property
+    def passed(self) -> bool:
+        low, high = self.interval
+        return low >= 1 - ALLOWED and high <= 1 + ALLOWED
+
+
+def measure(launch: Launcher, watch: Watch, pairs: int = PAIRS, seed: int = 0) -> ProbeCost:
+    """Raises ValueError with fewer than three pairs that count."""
+    order = random.Random(seed)  # noqa: S311 (not for secrets)
+    ratios = [ratio for _ in range(pairs) if (ratio := _pair(launch, watch, order)) is not None]
+    if len(ratios) < FEWEST_LAUNCHES:
+        raise ValueError(f"{len(ratios)} of {pairs} pairs ended well, at least {FEWEST_LAUNCHES} are needed: try again")
+    interval = interval_95(ratios)
+    assert interval is not None
+    low, high = interval
+    return ProbeCost(len(ratios), pairs - len(ratios), log_mean(ratios), (low, high), _snapshot_ms())
+
+
+def scripted(n_gen: int = 200, iterations: int = 10, say: Callable[[str], None] = print) -> Launcher:
+    """Launches of the engine of known speed: 1 ms per token. Raises UnavailableError."""
+    info = discovery.discover()[ENGINE]
+    interpreter = environment.prepare(info, {}, say)
+    case = Case(engine=ENGINE, configuration="default", model="none", workload=Workload(n_prompt=32, n_gen=n_gen))
+    order = LaunchOrder(
+        case=case,
+        kind="timed",
+        block=0,
+        order=0,
+        module=info.module,
+        model_path=Path("none"),
+        device="cpu",
+        threads=1,
+        cache=Path(tempfile.gettempdir()),
+        seed=0,
+        warmup=1,
+        iterations=iterations,
+        silence_seconds=60.0,
+    )
+    return lambda watch: run_launch(replace(order, watch=watch), interpreter, lambda _: None)
+
+
+def _pair(launch: Launcher, watch: Watch, order: random.Random) -> float | None:
+    """Watched ÷ unwatched; None where one of the two has no valid request."""
+    first_watched = order.random() < 0.5
+    launches = {watched: launch(watch if watched else None) for watched in (first_watched, not first_watched)}
+    values = {w: median_of(lambda t: t.tpot_ns)(each) for w, each in launches.items() if each.ok}
+    watched, unwatched = values.get(True), values.get(False)
+    return watched / unwatched if watched and unwatched else None
+
+
+def _snapshot_ms() -> float:
+    took = []
+    for _ in range(SNAPSHOTS):
+        started = time.perf_counter_ns()
+        read_noise()
+        took.append((time.perf_counter_ns() - started) / 1e6)
+    return statistics.median(took)

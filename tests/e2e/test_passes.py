@@ -1,0 +1,54 @@
+"""The passes that are not timed, on a real engine process: energy with a counter of known power, the cost of looking."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from enginebench.judge.energy_metrics import energy_metrics
+from enginebench.machine.energy import Meter
+from enginebench.machine.watch import Watch
+from enginebench.run import energy_pass, probe_cost
+from enginebench.run import launch as launching
+
+WATTS = 40.0
+
+
+@dataclass(frozen=True)
+class SteadyCounter:
+    """A machine that always draws WATTS."""
+
+    name: str = "package-0"
+    range_j: float | None = None
+
+    def read_j(self) -> float:
+        return time.monotonic() * WATTS
+
+
+def test_an_energy_launch_measures_idle_prefill_and_full_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy_pass, "SETTLE_SECONDS", 0.0)
+    real = energy_pass.measure
+    monkeypatch.setattr(energy_pass, "measure", lambda *a, **k: real(*a, **k, window_seconds=0.5))
+    plain = launching.run_launch
+
+    def energy(order: Any, *rest: Any) -> Any:
+        return plain(replace(order, kind="energy", meter=Meter([SteadyCounter()])), *rest)
+
+    monkeypatch.setattr(probe_cost, "run_launch", energy)
+    launch = probe_cost.scripted(n_gen=20, say=lambda _: None)(Watch())
+    assert launch.failure is None
+    assert (launch.kind, launch.requests, launch.noise is not None) == ("energy", [], True)
+    metrics = energy_metrics([launch], {})
+    assert metrics["idle_power_w"].value == pytest.approx(WATTS, rel=0.01)
+    # 1 ms for each token, at the power of the idle machine: all of it is idle, and nothing is left of it.
+    assert metrics["decode_gross_j_per_token"].value == pytest.approx(WATTS * 0.001, rel=0.3)
+    assert metrics["decode_j_per_token"].value == pytest.approx(0, abs=WATTS * 0.0003)
+    assert "measured over" in metrics["prefill_j_per_token"].reasons[0]
+
+
+def test_the_cost_of_the_probe_is_measured_with_the_scripted_engine() -> None:
+    cost = probe_cost.measure(probe_cost.scripted(n_gen=50, iterations=3, say=lambda _: None), Watch(), pairs=3)
+    assert cost.ratio == pytest.approx(1, abs=0.05)
+    assert cost.snapshot_ms < 100
