@@ -1,4 +1,4 @@
-"""The passes that are not timed, on a real engine process: energy with a counter of known power, the cost of looking."""
+"""The passes that are not timed, on a real engine: energy with a counter of known power, and what looking costs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """One launch: spawn the engine, say hello, load, ask, shut down, and write down what happened.
 
-Three kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits
+Four kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits
 of the fidelity probe are taken; nothing of it counts as speed. A `timed` launch has no observer but the clock. A `cold`
-launch is a timed one that found its model on the disk alone, and ends with its warm-up.
+launch is a timed one that found its model on the disk alone, and ends with its warm-up. An `energy` launch counts joules
+over requests that are timed for nothing.
 """
 
 from __future__ import annotations
