@@ -2,8 +2,8 @@
 
 Four kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits
 of the fidelity probe are taken; nothing of it counts as speed. A `timed` launch has no observer but the clock. A `cold`
-launch is a timed one that found its model on the disk alone, and ends with its warm-up. An `energy` launch counts joules
-over requests that are timed for nothing.
+launch is a timed one that found its model on the disk alone, and ends with its warm-up. An `energy` launch counts
+joules over requests whose time counts for nothing.
 """
 
 from __future__ import annotations
