@@ -49,6 +49,6 @@ def test_an_energy_launch_measures_idle_prefill_and_full_requests(monkeypatch: p
 
 
 def test_the_cost_of_the_probe_is_measured_with_the_scripted_engine() -> None:
-    cost = probe_cost.measure(probe_cost.scripted(n_gen=50, iterations=3, say=lambda _: None), Watch(), pairs=3)
+    cost = probe_cost.measure(probe_cost.scripted(n_gen=30, iterations=2, say=lambda _: None), Watch(), pairs=6)
     assert cost.ratio == pytest.approx(1, abs=0.05)
     assert cost.snapshot_ms < 100

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from enginebench.machine.watch import Watch
-from enginebench.run.probe_cost import measure
+from enginebench.run.probe_cost import measure, outside
 
 NOISE = 0.002
 
@@ -46,9 +46,25 @@ def test_pairs_with_a_launch_in_doubt_are_left_out(records: Any) -> None:
             return records.timed([records.request(0, (10, 11, 12))], doubts=["swap: 1"])
         return plain(watch)
 
-    assert (measure(launch, Watch(), pairs=5).pairs, measure(launch, Watch(), pairs=5).left_out) == (4, 0)
+    assert (measure(launch, Watch(), pairs=9).pairs, measure(launch, Watch(), pairs=9).left_out) == (8, 0)
 
 
 def test_too_few_pairs_give_no_answer(records: Any) -> None:
-    with pytest.raises(ValueError, match="2 of 2 pairs ended well, at least 3"):
-        measure(launcher(records, 1.0), Watch(), pairs=2)
+    with pytest.raises(ValueError, match="5 of 5 pairs ended well, at least 6"):
+        measure(launcher(records, 1.0), Watch(), pairs=5)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(6, 0), (9, 1), (20, 5), (100, 39)])
+def test_the_interval_of_a_median_leaves_the_ranks_of_the_binomial_distribution_out(n: int, expected: int) -> None:
+    """As printed in tables: of 20 values the 6th to the 15th, of 100 the 40th to the 61st."""
+    assert outside(n) == expected
+
+
+def test_one_launch_that_was_held_up_changes_nothing(records: Any) -> None:
+    plain, count = launcher(records, 1.0), iter(range(100))
+
+    def launch(watch: Watch | None) -> Any:
+        held_up = next(count) == 7
+        return records.timed([records.request(0, (10, 90, 170))]) if held_up else plain(watch)
+
+    assert measure(launch, Watch(), pairs=20).passed

@@ -6,6 +6,7 @@ snapshots lie between requests, so the ratio should be 1: if its interval leaves
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import tempfile
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from enginebench.judge.interval import FEWEST_LAUNCHES, interval_95, log_mean
 from enginebench.judge.metrics import median_of
 from enginebench.machine.noise import read_noise
 from enginebench.machine.watch import Watch
@@ -27,6 +27,8 @@ ALLOWED = 0.005
 """Method M14."""
 ENGINE = "fake"
 PAIRS = 20
+FEWEST_PAIRS = 6
+"""With five, one side of all pairs is no 95 % yet (1 ÷ 2^5 > 2.5 %)."""
 SNAPSHOTS = 50
 
 Launcher = Callable[[Watch | None], Launch]
@@ -35,7 +37,7 @@ Launcher = Callable[[Watch | None], Launch]
 
 @dataclass(frozen=True)
 class ProbeCost:
-    """`ratio`: time per token while watched ÷ while not. `interval`: its 95 % interval over the pairs."""
+    """`ratio`: time per token while watched ÷ while not, the median over the pairs. `interval`: 95 % of that median."""
 
     pairs: int
     left_out: int
@@ -52,15 +54,26 @@ class ProbeCost:
 
 
 def measure(launch: Launcher, watch: Watch, pairs: int = PAIRS, seed: int = 0) -> ProbeCost:
-    """Raises ValueError with fewer than three pairs that count."""
+    """Raises ValueError with fewer than six pairs that count.
+
+    The median, and an interval from the ranks of the pairs: one launch that something else held up is no cost of ours.
+    """
     order = random.Random(seed)  # noqa: S311 (not for secrets)
-    ratios = [ratio for _ in range(pairs) if (ratio := _pair(launch, watch, order)) is not None]
-    if len(ratios) < FEWEST_LAUNCHES:
-        raise ValueError(f"{len(ratios)} of {pairs} pairs ended well, at least {FEWEST_LAUNCHES} are needed: try again")
-    interval = interval_95(ratios)
-    assert interval is not None
-    low, high = interval
-    return ProbeCost(len(ratios), pairs - len(ratios), log_mean(ratios), (low, high), _snapshot_ms())
+    ratios = sorted(ratio for _ in range(pairs) if (ratio := _pair(launch, watch, order)) is not None)
+    if len(ratios) < FEWEST_PAIRS:
+        raise ValueError(f"{len(ratios)} of {pairs} pairs ended well, at least {FEWEST_PAIRS} are needed: try again")
+    out = outside(len(ratios))
+    interval = ratios[out], ratios[-1 - out]
+    return ProbeCost(len(ratios), pairs - len(ratios), statistics.median(ratios), interval, _snapshot_ms())
+
+
+def outside(n: int) -> int:
+    """How many of n sorted values lie on either side of a 95 % interval of their median, however distributed."""
+    share, count = 1 / 2**n, 0  # of all the ways in which the median can split them
+    while share + math.comb(n, count + 1) / 2**n <= 0.025:
+        count += 1
+        share += math.comb(n, count) / 2**n
+    return count
 
 
 def scripted(n_gen: int = 200, iterations: int = 10, say: Callable[[str], None] = print) -> Launcher:
