@@ -106,13 +106,14 @@ def test_200_megabytes_are_found_within_two_percent(program: str) -> None:
 
 
 @pytest.fixture
-def cached_file(tmp_path: Path) -> str:
-    """Of ALLOCATED bytes, in the page cache because it was just written."""
+def cached_file(tmp_path: Path) -> Iterator[str]:
+    """Of ALLOCATED bytes, in the page cache because it was just written; pytest keeps folders, so it goes at once."""
     path = tmp_path / "weights"
     with path.open("wb") as file:
         for _ in range(ALLOCATED // 10_000_000):
             file.write(b"x" * 10_000_000)
-    return str(path)
+    yield str(path)
+    path.unlink()
 
 
 def grown(program: str, *arguments: str) -> tuple[PssReading, PssReading]:
@@ -128,8 +129,8 @@ def grown(program: str, *arguments: str) -> tuple[PssReading, PssReading]:
 
 
 @pytest.mark.parametrize("kind", ["file", "memfd"])
-def test_mapped_memory_counts_as_file_within_two_percent(kind: str, cached_file: str) -> None:
-    before, held = grown(MAPPER, cached_file if kind == "file" else "memfd")
+def test_mapped_memory_counts_as_file_within_two_percent(kind: str, request: pytest.FixtureRequest) -> None:
+    before, held = grown(MAPPER, request.getfixturevalue("cached_file") if kind == "file" else "memfd")
     assert held.pss_bytes - before.pss_bytes == pytest.approx(ALLOCATED, rel=0.02)
     assert held.file_bytes - before.file_bytes == pytest.approx(ALLOCATED, rel=0.02)
     assert held.anon_bytes - before.anon_bytes < 0.02 * ALLOCATED
