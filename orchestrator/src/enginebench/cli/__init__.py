@@ -1,4 +1,4 @@
-"""The command line: `enginebench run | show | query | compare | doctor | engines | models`, and the workspace.
+"""The command line: `enginebench run | show | query | compare | history | doctor | …`, and what keeps the workspace.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all fine, 1 a case failed, 2 wrong usage,
 3 inconclusive where a verdict was asked for.
@@ -22,6 +22,7 @@ COMMANDS = {
     "show": "listing:show",
     "query": "query:query",
     "compare": "compare:compare",
+    "history": "history:history",
     "doctor": "doctor:doctor",
     "selftest": "selftest:selftest",
     "validate": "validate:validate",
