@@ -151,5 +151,5 @@ def test_an_ambiguous_or_unknown_run_is_refused_with_what_there_is(
         find_run("2026", tmp_path)
     with pytest.raises(UsageError, match="did you mean '20260102-030405-aaaa'"):
         find_run("20260102-030405-aaab", tmp_path)
-    with pytest.raises(UsageError, match="none yet"):
+    with pytest.raises(UsageError, match="there are none yet"):
         find_run("latest", tmp_path / "nowhere")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
-from enginebench.errors import UsageError, unknown
+from enginebench.errors import UsageError
 
+NEWEST = 5
 RESULT, JOURNAL = "result.json", "journal"
 
 
@@ -26,8 +28,16 @@ def find_run(name: str, results: Path) -> Path:
     if len(found) > 1:
         raise UsageError(f"run {name!r} begins {len(found)} names: {', '.join(found[:5])}; write more of it")
     if not found:
-        raise unknown("run", name, known[-20:] or ["none yet"])
+        raise _unknown(name, known)
     return results / found[0]
+
+
+def _unknown(name: str, known: list[str]) -> UsageError:
+    """There may be thousands: the near match among all, and the newest."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    newest = f"the newest are {', '.join(known[: -NEWEST - 1 : -1])}" if known else "there are none yet"
+    return UsageError(f"unknown run {name!r}: {hint}{newest}")
 
 
 def is_run(folder: Path) -> bool:
