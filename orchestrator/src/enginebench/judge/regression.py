@@ -17,7 +17,7 @@ from enginebench.errors import UsageError
 from enginebench.store.record import Launch
 
 from .comparison import FEWEST_FOR_VERDICT, Comparison, compare_unpaired, holm
-from .metrics import TIMES, median_of, prefill_token_ns
+from .metrics import LAUNCH_FACTS, TIMES, median_of, prefill_token_ns
 from .rows import case_id, machine_of
 from .stored_run import StoredRun
 
@@ -44,7 +44,7 @@ class Asked:
 ASKED = (
     Asked("decode_tps", "tok/s", median_of(TIMES["tpot_ns"])),
     Asked("prefill_tps", "tok/s", prefill_token_ns),
-    Asked("load_ns", "ns", lambda launch: launch.load_ns, LOAD_LIMIT),
+    Asked("load_ns", "ns", LAUNCH_FACTS["load_ns"], LOAD_LIMIT),
 )
 
 
