@@ -49,6 +49,14 @@ def test_the_parts_of_a_cold_start_add_up_to_the_first_token(records: Any) -> No
     assert found.total_ns == sum(ns for ns in found.parts_ns.values() if ns) == 900 * MS
 
 
+def test_imports_before_hello_and_in_the_load_are_one_part(records: Any) -> None:
+    """The process's first line after 30 ms, hello after 100: 70 ms of imports before the 20 ms that the load tells."""
+    found = anatomy([timed(records, interpreter_ns=30 * MS)], "cache-warm")
+    assert (found.parts_ns["spawn"], found.parts_ns["import"]) == (30 * MS, 90 * MS)
+    assert found.parts_ns["rest_of_load"] == 130 * MS
+    assert found.total_ns == sum(ns for ns in found.parts_ns.values() if ns) == 900 * MS
+
+
 def test_what_the_warm_up_took_longer_than_steady_requests_is_told_apart_from_the_first_token(records: Any) -> None:
     found = anatomy([timed(records)], "cache-warm")
     assert found.steady_ttft_ns == 8 * MS

@@ -152,6 +152,32 @@ def test_workloads_depths_and_threads_are_multiplied_and_each_is_a_case(run: Run
     ]
 
 
+def test_a_cold_start_is_taken_apart_and_its_break_even_found(run: Run, cli: Cli, tmp_path: Path) -> None:
+    """600 ms more to load, and half a millisecond less for each token: in front after 1200 tokens."""
+    _, result, _ = run("fake", "fake:slow-start", "--cold", "1", "-n", "32")
+    slow = case(result, "fake:slow-start")
+    for state in ("cache-warm", "disk-cold"):
+        found = slow["anatomy"][state]
+        assert found["valid"], found["reasons"]
+        told = {name: ns and ns / 1e6 for name, ns in found["parts_ns"].items()}
+        assert told["read"] == pytest.approx(200, abs=20)
+        assert told["convert"] == pytest.approx(50, abs=20)
+        assert told["compile"] == pytest.approx(150, abs=20)
+        assert told["rest_of_load"] == pytest.approx(100, abs=30)
+        assert told["import"] > 100
+        assert sum(told.values()) == pytest.approx(found["total_ns"] / 1e6)
+    (cold,) = [launch for launch in slow["launches"] if launch["kind"] == "cold"]
+    assert cold["start_state"]["asked"] == "disk-cold"
+    assert {r["phase"] for r in cold["requests"]} == {"warm-up"}
+    assert slow["metrics"]["launches"]["value"] == 1  # the timed one
+    crossing = next(b for b in result["break_even"] if b["state"] == "cache-warm")
+    assert (crossing["ahead"], crossing["behind"]) == ("fake:slow-start", "fake:default")
+    assert crossing["tokens"] == pytest.approx(1200, rel=0.25)  # spawning takes its own time in each launch
+    shown = cli("show", str(tmp_path / "runs" / result["run_id"]), "--cold-start").stdout
+    assert "fake:slow-start overtakes fake:default after" in shown
+    assert "disk-cold" in shown
+
+
 def test_show_prints_an_earlier_run_in_every_form(run: Run, cli: Cli, tmp_path: Path) -> None:
     _, result, _ = run("fake")
     path = str(tmp_path / "runs" / result["run_id"])

@@ -1,7 +1,7 @@
 """The entry point of an engine's process: own stdin and stdout first, then decide who is asking.
 
-Imports nothing but os, stat and sys until the descriptors are safe: native libraries, prints and grandchildren can
-then never touch the protocol stream.
+Imports nothing but os, stat, sys and time until the descriptors are safe: native libraries, prints and grandchildren
+can then never touch the protocol stream.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
+
+T_BEGIN_NS = time.perf_counter_ns()
+"""Before the engine's own imports: what came before is the interpreter's start."""
 
 
 def run(engine: str, models: str | None = None) -> None:
@@ -22,7 +26,7 @@ def run(engine: str, models: str | None = None) -> None:
         read_fd, write_fd = _claim_stdio()
         from .serve import serve_process
 
-        raise SystemExit(serve_process(engine, read_fd, write_fd, arguments[1:]))
+        raise SystemExit(serve_process(engine, read_fd, write_fd, arguments[1:], T_BEGIN_NS))
     from .standalone import command
 
     raise SystemExit(command(engine, models, arguments))

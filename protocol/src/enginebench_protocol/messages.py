@@ -104,6 +104,8 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     pid: Positive
     configurations: Names
     versions: Names
+    t_begin_ns: Count = 0
+    """When the process ran its own first line, before it imported anything of the engine; 0: not told."""
 
 
 class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):

@@ -49,18 +49,18 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GRACE_SECONDS = 2.0
 
 
-def serve_process(engine: str, read_fd: int, write_fd: int, arguments: list[str]) -> int:
+def serve_process(engine: str, read_fd: int, write_fd: int, arguments: list[str], t_begin_ns: int = 0) -> int:
     """Run as a child process until shutdown. Returns the exit code."""
     _die_with_parent(read_fd)
     nonce = dict(pairwise(arguments)).get("--nonce", "")
-    return serve(load_class(engine)(), FrameStream(read_fd, write_fd), nonce)
+    return serve(load_class(engine)(), FrameStream(read_fd, write_fd), nonce, t_begin_ns)
 
 
-def serve(engine: Engine, stream: FrameStream, nonce: str) -> int:
+def serve(engine: Engine, stream: FrameStream, nonce: str, t_begin_ns: int = 0) -> int:
     """Answer requests until shutdown (0), a closed stream (75) or a broken protocol (76)."""
     session = Session(engine, stream)
     try:
-        stream.send(encode(session.hello(nonce)))
+        stream.send(encode(session.hello(nonce, t_begin_ns)))
         while not session.finished:
             session.answer(decode(stream.receive(), Request))
     except StreamClosed:
@@ -90,7 +90,7 @@ class Session:
         self.loaded: Loaded | None = None
         self.finished = False
 
-    def hello(self, nonce: str) -> Hello:
+    def hello(self, nonce: str, t_begin_ns: int = 0) -> Hello:
         return Hello(
             protocol=PROTOCOL_VERSION,
             nonce=nonce,
@@ -98,6 +98,7 @@ class Session:
             pid=os.getpid(),
             configurations=dict(self.engine.configurations),
             versions={"python": sys.version.split()[0]},
+            t_begin_ns=t_begin_ns,
         )
 
     def answer(self, request: Request) -> None:

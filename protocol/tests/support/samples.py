@@ -29,6 +29,7 @@ SAMPLES: tuple[Message, ...] = (
         pid=4711,
         configurations={"default": "the only one"},
         versions={"python": "3.11.7"},
+        t_begin_ns=123_456_789,
     ),
     Load(
         id=1,

@@ -126,16 +126,23 @@ def anatomy(launches: Sequence[Launch], state: State) -> Anatomy:
 
 
 def parts(launch: Launch) -> dict[str, float | None]:
-    """One launch's. `handover` is what lies between the steps: the harness, and making up the prompt."""
+    """One launch's. Imports before hello and in a stage of the load are one part.
+
+    `handover` is what lies between the steps: the harness, and making up the prompt.
+    """
     total, first_token = launch.cold_start_ns or 0, launch.requests[0].t_token_ns[0]
-    spawn, load = launch.startup_ns or 0, launch.load_ns or 0
+    startup, load = launch.startup_ns or 0, launch.load_ns or 0
+    spawn = startup if launch.interpreter_ns is None else launch.interpreter_ns
     told = launch.loaded.stages_ns if launch.loaded else {}
     stages: dict[str, float | None] = {name: told.get(name) for name in STAGES}
+    rest_of_load = load - sum(ns for ns in stages.values() if ns is not None)
+    if launch.interpreter_ns is not None:
+        stages["import"] = (stages["import"] or 0) + startup - spawn
     return {
         "spawn": spawn,
         **stages,
-        "rest_of_load": load - sum(ns for ns in stages.values() if ns is not None),
-        "handover": total - spawn - load - first_token,
+        "rest_of_load": rest_of_load,
+        "handover": total - startup - load - first_token,
         "first_token": first_token,
     }
 

@@ -20,10 +20,11 @@ PARTS = {
     "first_token": "1st token",
 }
 LEGEND = (
-    "seconds, mean over launches. spawn: until the process says hello, imports at its start among them; import to",
-    "compile: as the engine tells them apart (- where it does not); rest: of the load, not told apart; wait: between",
-    "the steps; 1st token: TTFT of the first request; steady: TTFT of a settled process; settling: what the warm-up",
-    "requests took longer than steady ones, besides the first token. Compiled kernels were cached in both states.",
+    "seconds, mean over launches. spawn: until the process runs its own first line; import: from there to hello, and",
+    "in the load; read to compile: as the engine tells them apart (- where it does not); rest: of the load, not told",
+    "apart; wait: between the steps; 1st token: TTFT of the first request; steady: TTFT once settled; settling:",
+    "what the warm-up requests took longer than steady ones, besides the first token. Compiled kernels were cached in",
+    "both states.",
 )
 
 

@@ -178,7 +178,8 @@ class _WrongOutput(Exception):
 def _converse(order: LaunchOrder, child: ChildProcess, nonce: str, scratch: Path, say: Say, draft: _Draft) -> None:
     client = Client(FrameStream(child.read_fd, child.write_fd))
     draft.stage = "hello"
-    client.hello(order.case.engine, nonce, HELLO_SECONDS)
+    hello = client.hello(order.case.engine, nonce, HELLO_SECONDS)
+    draft.facts["interpreter_ns"] = hello.t_begin_ns - child.started_ns if hello.t_begin_ns else None
     draft.facts["startup_ns"] = time.perf_counter_ns() - child.started_ns
     if order.kind == "check":
         _check(order, client, child, scratch, say, draft)

@@ -277,6 +277,8 @@ class Launch(Record, frozen=True):
     failure: Failure | None = None
     startup_ns: int | None = None
     """spawn → hello: interpreter start and imports."""
+    interpreter_ns: int | None = None
+    """spawn → the first line of the process that is ours; None where the engine does not tell."""
     load_ns: int | None = None
     """load request → loaded."""
     cold_start_ns: int | None = None

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
-from .pace import now_ns, paced, sharpen_timers
+from .pace import now_ns, paced, sharpen_timers, wait_until
 from .script import SCRIPTS, VOCABULARY, Script
 
 
@@ -47,9 +47,10 @@ class FakeEngine(Engine):
         sharpen_timers()
         progress("read", 0.5)
         script.on_load()
+        stages = taken(script)
         self._held = touched(script.held_bytes)
         progress("read", 1.0)
-        return _report(request, script)
+        return _report(request, script, stages)
 
     def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
         start_ns = now_ns()  # first of all: making the script up is part of the prefill
@@ -99,7 +100,16 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(f"{path.name}:{size}".encode()).hexdigest()
 
 
-def _report(request: Load, script: Script) -> Loaded:
+def taken(script: Script) -> dict[str, int]:
+    """Let the stages of a load take their time; those with a name are reported as measured."""
+    stages: dict[str, int] = {}
+    for name, ns in script.stages_ns:
+        with stage(stages, name):
+            wait_until(now_ns() + ns)
+    return {name: ns for name, ns in stages.items() if name}
+
+
+def _report(request: Load, script: Script, stages: dict[str, int]) -> Loaded:
     return Loaded(
         id=request.id,
         weights_fingerprint=fingerprint(Path(request.model_path)),
@@ -114,6 +124,6 @@ def _report(request: Load, script: Script) -> Loaded:
         weights_bytes=script.held_bytes,
         kv_cache_bytes=0,
         read_bytes_per_token=0,
-        stages={},
+        stages=stages,
         versions={},
     )

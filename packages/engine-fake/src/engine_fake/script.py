@@ -28,6 +28,8 @@ class Script:
     warmup_requests: int = 0
     """As many first requests take twice as long."""
     held_bytes: int = 0
+    stages_ns: tuple[tuple[str, int], ...] = ()
+    """What a load takes, by stage; "" is a stage that is not told."""
     on_load: Callable[[], None] = nothing
     on_generate: Callable[[], None] = nothing
     missing_tokens: int = 0
@@ -73,6 +75,18 @@ SCRIPTS = {
     "slow20": Script("20 % slower than default", prefill_ns=1_200_000, token_ns=1_200_000),
     "jitter": Script("1 ms per token with a seeded standard deviation of 5 %", jitter=0.05),
     "warmup": Script("the first 3 requests take twice as long", warmup_requests=3),
+    "slow-start": Script(
+        "loads for 600 ms in known stages, then answers at twice the speed",
+        prefill_ns=MILLISECOND // 2,
+        token_ns=MILLISECOND // 2,
+        stages_ns=(
+            ("import", 100 * MILLISECOND),
+            ("read", 200 * MILLISECOND),
+            ("convert", 50 * MILLISECOND),
+            ("compile", 150 * MILLISECOND),
+            ("", 100 * MILLISECOND),
+        ),
+    ),
     "memory": Script("holds 256 MiB of touched memory", held_bytes=256 * 2**20),
     "noisy-stdout": Script(
         "writes to stdout in four ways; none may reach the protocol",
