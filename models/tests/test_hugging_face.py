@@ -8,9 +8,8 @@ import pytest
 from enginebench_models import hugging_face
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
-from enginebench_models.errors import ModelError, NoRoom, UnsupportedModel
-from enginebench_models.hugging_face import folder_of, rounded_to_bfloat16, sixteen_bits, written_folder
-from enginebench_models.tensor import Tensor
+from enginebench_models.errors import NoRoom, UnsupportedModel
+from enginebench_models.hugging_face import folder_of, written_folder
 
 from .gguf_files import write_gguf
 
@@ -87,14 +86,3 @@ def test_frequencies_that_no_config_can_name_are_refused(
     monkeypatch.setattr(type(tiny), "inverse_frequencies", other, raising=False)
     with pytest.raises(UnsupportedModel, match="RoPE frequencies"):
         written_folder(tiny, tmp_path, silent)
-
-
-def test_a_value_beyond_float16_is_refused() -> None:
-    huge = Tensor("norm", (1,), "f32", np.array([7e4], np.float32), Path("x"), 0)
-    with pytest.raises(ModelError, match="norm holds a value beyond"):
-        sixteen_bits(huge, "float16")
-
-
-def test_rounding_to_bfloat16_is_to_nearest_with_ties_to_even() -> None:
-    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF], np.uint32)
-    assert rounded_to_bfloat16(bits.view(np.float32)).tolist() == [0x3F80, 0x3F82, 0x3F81, 0x3F80]

@@ -17,9 +17,10 @@ import numpy as np
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.config import LlamaConfig
 from enginebench_models.disk import check_room
-from enginebench_models.errors import ModelError, UnsupportedModel
+from enginebench_models.errors import UnsupportedModel
 from enginebench_models.pages import give_back
 from enginebench_models.rope import inverse_frequencies
+from enginebench_models.sixteen_bits import sixteen_bits
 from enginebench_models.tensor import Tensor
 
 FORM = 1
@@ -29,8 +30,6 @@ BLOCK_BYTES = 16 << 20
 ALIGNMENT = 32
 HEADER_BYTES = 1 << 20
 SAFETENSORS_NAMES = {"float16": "F16", "bfloat16": "BF16"}
-
-Bits = np.ndarray[Any, Any]
 
 
 def folder_of(checkpoint: Checkpoint, cache: Path, progress: Callable[[float], None]) -> Path:
@@ -170,22 +169,3 @@ def blocks(tensor: Tensor) -> Iterator[Tensor]:
     step = max(1, BLOCK_BYTES * rows // tensor.data.nbytes)
     for first in range(0, rows, step):
         yield tensor.rows(slice(first, first + step))
-
-
-def sixteen_bits(tensor: Tensor, dtype: str) -> Bits:
-    """float16, or uint16 that holds bfloat16 bits. Raises ModelError for a value that float16 does not reach."""
-    if (tensor.dtype, dtype) in (("f16", "float16"), ("bf16", "bfloat16")):
-        return np.ascontiguousarray(tensor.data)
-    if dtype == "bfloat16":
-        return rounded_to_bfloat16(tensor.float32())
-    with np.errstate(over="ignore"):
-        values = tensor.float32().astype(np.float16)
-    if not np.isfinite(values).all():
-        raise ModelError(f"{tensor.name} holds a value beyond float16's 65504: this engine has no such 16-bit type.")
-    return values
-
-
-def rounded_to_bfloat16(values: Bits) -> Bits:
-    """To nearest, ties to even, as torch does. float32 → uint16."""
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.eight_bit import KINDS, EightBitWeights
 from enginebench_models.reference import Reference
 from enginebench_models.storage import Floats
 
@@ -17,15 +18,21 @@ REVISION = 1
 
 
 def reference_logits(
-    checkpoint: Checkpoint, tokens: Sequence[int], n_prefill: int, folder: Path | None = None
+    checkpoint: Checkpoint, tokens: Sequence[int], n_prefill: int, folder: Path | None = None, precision: str = ""
 ) -> Floats:
-    """Logits after tokens[:n_prefill] and after each later token: float32 [len(tokens) - n_prefill + 1, vocab]."""
+    """Logits after tokens[:n_prefill] and after each later token: float32 [len(tokens) - n_prefill + 1, vocab].
+
+    Of the weights as they are stored; where the engine's `precision` is a kind of eight_bit, of those made from them.
+    """
     folder = folder or _default_folder()
-    name = hashlib.sha256(f"{REVISION}:{checkpoint.fingerprint}:{n_prefill}:{list(tokens)}".encode()).hexdigest()
+    kind = precision if precision in KINDS else ""
+    facts = f"{REVISION}:{checkpoint.fingerprint}:{n_prefill}:{list(tokens)}{kind and f':{kind}'}"
+    name = hashlib.sha256(facts.encode()).hexdigest()
     path = folder / f"{name[:32]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(path, Reference(checkpoint).logits(tokens, range(n_prefill - 1, len(tokens))))
+        weights = EightBitWeights(checkpoint, kind) if kind else checkpoint
+        _write(path, Reference(weights).logits(tokens, range(n_prefill - 1, len(tokens))))
     kept: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
     return kept
 

@@ -112,6 +112,6 @@ class LocalModels:
     ) -> dict[str, Any]:
         checkpoint: Checkpoint = open_checkpoint(path)
         logits = np.load(logits_npy_path, allow_pickle=False)
-        distance = compare(reference_logits(checkpoint, tokens, n_prefill), logits, top_logprobs)
+        distance = compare(reference_logits(checkpoint, tokens, n_prefill, precision=precision), logits, top_logprobs)
         verdict = gate(distance, precision)
         return {"passed": verdict.passed, "reasons": list(verdict.reasons), "precision": precision} | asdict(distance)

@@ -18,6 +18,7 @@ from engine_tensorrt.weights import load_weights
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
+from enginebench_models.eight_bit import KINDS, EightBitWeights
 from enginebench_models.reference import Reference
 from enginebench_models.synthesis import synthesise
 from enginebench_protocol.messages import Load, Loaded
@@ -59,7 +60,7 @@ Maker = Callable[..., LlamaNetwork]
 def make_network(library: Library) -> Maker:
     def make(checkpoint: Checkpoint, style: Style) -> LlamaNetwork:
         network = library.trt.Builder(library.logger).create_network(0)
-        weights = load_weights(checkpoint, style.dtype, lambda fraction: None)
+        weights = load_weights(checkpoint, style, lambda fraction: None)
         needed = (checkpoint.config, style, weights, checkpoint.inverse_frequencies)
         return llama_network(library.trt, network, *needed)
 
@@ -135,6 +136,8 @@ class Tee:
         return int(self.sink.write(data))
 
 
-def reference(path: Path, ids: list[int], first: int) -> np.ndarray[Any, Any]:
-    """Reference logits after ids[first] and all that follow."""
-    return Reference(open_checkpoint(path)).logits(ids, range(first, len(ids)))
+def reference(path: Path, ids: list[int], first: int, precision: str = "") -> np.ndarray[Any, Any]:
+    """Reference logits after ids[first] and all that follow. `precision`: as the gate knows it."""
+    checkpoint = open_checkpoint(path)
+    weights = EightBitWeights(checkpoint, precision) if precision in KINDS else checkpoint
+    return Reference(weights).logits(ids, range(first, len(ids)))

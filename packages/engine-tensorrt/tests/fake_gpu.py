@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from engine_tensorrt.build import Options, profiles
 from engine_tensorrt.model import UPDATED, LlamaNetwork
+from engine_tensorrt.number_types import name_of
+from enginebench_models.sixteen_bits import rounded_to_bfloat16
 
-from .interpreter import Interpreter
+from .interpreter import Interpreter, decoded
 
 Work = Callable[[], object]
 SCALARS = (ctypes.c_size_t, ctypes.c_uint64, ctypes.c_void_p)
@@ -150,7 +152,7 @@ class FakeEngine:
     def __init__(self, trt: Any, made: LlamaNetwork, options: Options, driver: FakeDriver) -> None:
         self.trt = trt
         self.driver = driver
-        self.interpreter = Interpreter(trt, made.network)
+        self.interpreter = Interpreter(trt, made)
         self.lengths = profiles(made.style.n_ctx, options)
         self.num_optimization_profiles = len(self.lengths)
         network = made.network
@@ -213,13 +215,16 @@ class FakeContext:
         inputs = {}
         for tensor in self.engine.inputs:
             shape = shapes.get(tensor.name, tuple(tensor.shape))
-            inputs[tensor.name] = self.view(addresses[tensor.name], shape, tensor).copy()
+            inputs[tensor.name] = decoded(
+                self.view(addresses[tensor.name], shape, tensor), name_of(tensor.dtype)
+            ).copy()
         results = self.engine.interpreter.run(inputs)
         for tensor in self.engine.outputs:
             value = results[tensor.name]
-            self.view(addresses[tensor.name], value.shape, tensor)[...] = value
+            bits = rounded_to_bfloat16(value) if name_of(tensor.dtype) == "bfloat16" else value
+            self.view(addresses[tensor.name], value.shape, tensor)[...] = bits
 
     def view(self, address: int, shape: tuple[int, ...], tensor: Any) -> Any:
-        dtype = np.dtype(self.engine.trt.nptype(tensor.dtype))
+        dtype = np.dtype({"bfloat16": "uint16"}.get(name_of(tensor.dtype), name_of(tensor.dtype)))
         n_bytes = int(np.prod(shape)) * dtype.itemsize
         return np.frombuffer((ctypes.c_uint8 * n_bytes).from_address(address), dtype).reshape(shape)

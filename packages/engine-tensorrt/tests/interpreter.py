@@ -2,7 +2,7 @@
 
 It knows nothing of LLaMA: what it computes is what the builder was given. Every result has the type that the network
 declares for it; products add in float32, as the GPU's do. Where a layer is asked for something not met so far, it
-refuses.
+refuses. Values of types that NumPy lacks are float32 here, rounded to that type (`rounded`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from engine_tensorrt.model import LlamaNetwork
+from engine_tensorrt.number_types import name_of
+from enginebench_models.sixteen_bits import rounded_to_bfloat16
 
 Array = npt.NDArray[Any]
 
@@ -20,17 +23,20 @@ Array = npt.NDArray[Any]
 class Interpreter:
     """`run` takes the inputs by name and gives the outputs by name; a cache comes back updated, its input as it was."""
 
-    def __init__(self, trt: Any, network: Any) -> None:
+    def __init__(self, trt: Any, made: LlamaNetwork) -> None:
         self.trt = trt
-        self.network = network
+        self.network = network = made.network
         layers = [network.get_layer(i) for i in range(network.num_layers)]
         self.layers = [(layer.type, specialised(trt, layer)) for layer in layers]
+        constants = [layer for kind, layer in self.layers if kind == trt.LayerType.CONSTANT]
+        self.given = {layer.name: array for layer, array in zip(constants, made.arrays, strict=True)}
         self.evaluate: dict[Any, Callable[[Any, list[Array]], Array]] = {
             trt.LayerType.ACTIVATION: self.activation,
             trt.LayerType.ATTENTION_INPUT: self.attention,
             trt.LayerType.ATTENTION_OUTPUT: lambda layer, inputs: inputs[0],
             trt.LayerType.CAST: lambda layer, inputs: inputs[0],
             trt.LayerType.CONSTANT: self.constant,
+            trt.LayerType.DEQUANTIZE: self.dequantize,
             trt.LayerType.ELEMENTWISE: self.elementwise,
             trt.LayerType.GATHER: self.gather,
             trt.LayerType.KV_CACHE_UPDATE: self.kv_cache_update,
@@ -70,15 +76,27 @@ class Interpreter:
         fits = len(shape) == value.ndim and all(a in (b, -1) for a, b in zip(shape, value.shape, strict=True))
         assert fits, f"{tensor.name}: declared {shape}, computed {value.shape}"
         assert tensor.name not in values, f"two tensors are called {tensor.name}"
-        values[tensor.name] = value.astype(self.trt.nptype(tensor.dtype))
+        values[tensor.name] = rounded(value, name_of(tensor.dtype) if tensor.dtype != self.trt.bool else "bool")
 
     def constant(self, layer: Any, inputs: list[Array]) -> Array:
-        return np.asarray(layer.weights).reshape(tuple(layer.shape))
+        """As the network gives it back; it does not show types that NumPy lacks: then what it was given."""
+        shape, given = tuple(layer.shape), self.given[layer.name]
+        if isinstance(layer.weights, self.trt.Weights):
+            assert layer.weights.nbytes == given.nbytes
+            return decoded(given, name_of(layer.weights.dtype)).reshape(shape)
+        assert np.shares_memory(layer.weights, given), layer.name
+        return np.asarray(layer.weights).reshape(shape)
+
+    def dequantize(self, layer: Any, inputs: list[Array]) -> Array:
+        """[out, in] and a scale for each row"""
+        values, scales = inputs
+        assert (layer.axis, scales.shape) == (0, values.shape[:1])
+        return np.asarray(values.astype(np.float32) * scales[:, None])
 
     def elementwise(self, layer: Any, inputs: list[Array]) -> Array:
         operations = self.trt.ElementWiseOperation
         known = {operations.SUM: np.add, operations.PROD: np.multiply, operations.LESS: np.less}
-        assert inputs[0].dtype == inputs[1].dtype, layer.name
+        assert layer.get_input(0).dtype == layer.get_input(1).dtype, layer.name
         return np.asarray(known[layer.op](*inputs))
 
     def unary(self, layer: Any, inputs: list[Array]) -> Array:
@@ -99,7 +117,7 @@ class Interpreter:
         return np.take(inputs[0], inputs[1], axis=layer.axis)
 
     def matrix_multiply(self, layer: Any, inputs: list[Array]) -> Array:
-        assert inputs[0].dtype == inputs[1].dtype, layer.name
+        assert layer.get_input(0).dtype == layer.get_input(1).dtype, layer.name
         sides = [
             side.swapaxes(-1, -2) if operation == self.trt.MatrixOperation.TRANSPOSE else side
             for side, operation in zip(inputs, (layer.op0, layer.op1), strict=True)
@@ -147,7 +165,7 @@ class Interpreter:
         attention = layer.attention
         assert attention.norm_op == self.trt.AttentionNormalizationOp.SOFTMAX
         assert attention.causal_kind == self.trt.CausalMaskKind.NONE
-        assert mask.dtype == queries.dtype
+        assert layer.get_input(3).dtype == layer.get_input(0).dtype
         group = queries.shape[1] // keys.shape[1]
         queries, mask = queries.astype(np.float32), mask.astype(np.float32)
         keys, values = (np.repeat(x.astype(np.float32), group, axis=1) for x in (keys, values))
@@ -161,6 +179,7 @@ def specialised(trt: Any, layer: Any) -> Any:
         "ATTENTION_INPUT": "IAttentionInputLayer",
         "CAST": "ICastLayer",
         "CONSTANT": "IConstantLayer",
+        "DEQUANTIZE": "IDequantizeLayer",
         "ELEMENTWISE": "IElementWiseLayer",
         "GATHER": "IGatherLayer",
         "KV_CACHE_UPDATE": "IKVCacheUpdateLayer",
@@ -176,6 +195,32 @@ def specialised(trt: Any, layer: Any) -> Any:
     if name in names:
         layer.__class__ = getattr(trt, names[name])
     return layer
+
+
+def rounded(values: Array, dtype: str) -> Array:
+    """To the type called `dtype`; bfloat16 and FP8, which come from constants only, as float32."""
+    if dtype == "bfloat16":
+        return decoded(rounded_to_bfloat16(np.ascontiguousarray(values, np.float32)), dtype)
+    return values if dtype == "float8_e4m3" else values.astype(dtype)
+
+
+def decoded(stored: Array, dtype: str) -> Array:
+    """The numbers of an array that carries bits of a type which NumPy lacks; others as they are."""
+    if dtype == "bfloat16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return E4M3[stored] if dtype == "float8_e4m3" else stored
+
+
+def e4m3_values() -> Array:
+    """Of all 256 bit patterns, by the format's definition (OFP8 E4M3: bias 7, 0x7F and 0xFF are NaN)."""
+    bits = np.arange(256)
+    sign, exponent, mantissa = np.where(bits & 0x80, -1.0, 1.0), bits >> 3 & 0xF, bits & 7
+    normal, subnormal = (1 + mantissa / 8) * 2.0 ** (exponent - 7), mantissa / 8 * 2.0**-6
+    values = sign * np.where(exponent == 0, subnormal, normal)
+    return np.where(bits & 0x7F == 0x7F, np.nan, values).astype(np.float32)
+
+
+E4M3 = e4m3_values()
 
 
 def output_of(layer: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from engine_tensorrt.build import BuildFailed, Options, build_plan, profiles
 from engine_tensorrt.engine import SETTINGS
 from engine_tensorrt.library import FULL, Library, Unsupported
 from engine_tensorrt.model import LlamaNetwork, Style, llama_network
+from engine_tensorrt.precision import PRECISIONS
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.config import LlamaConfig
+from enginebench_models.eight_bit import Quantised
 from enginebench_models.layout import expected_shapes
 
 from .conftest import Maker
@@ -49,15 +52,36 @@ def one_layer(name: str) -> LlamaConfig:
     return replace(entry(name).config, n_layers=1, vocab_size=512)
 
 
-def empty_weights(config: LlamaConfig, dtype: str) -> dict[str, npt.NDArray[Any]]:
-    shapes = expected_shapes(config)
-    return {n: np.zeros(s, dtype) if len(s) > 1 else np.zeros((1, *s), np.float32) for n, s in shapes.items()}
+def empty(name: str, shape: tuple[int, ...], style: Style) -> npt.NDArray[Any] | Quantised:
+    """Zeros. A plan holds matrices that are equal once: for its size, use `filled`."""
+    if len(shape) == 1:
+        return np.zeros((1, *shape), np.float32)
+    return np.zeros(shape, style.dtype)
 
 
-def network_of(library: Library, config: LlamaConfig, style: Style) -> LlamaNetwork:
+def filled(name: str, shape: tuple[int, ...], style: Style) -> npt.NDArray[Any] | Quantised:
+    """Numbers of no meaning, drawn in the type itself."""
+    if len(shape) == 1:
+        return np.ones((1, *shape), np.float32)
+    draw = np.random.default_rng(zlib.crc32(name.encode())).integers
+    if style.eight_bit and name.startswith("layers."):
+        kind = {"int8": np.int8, "fp8": np.uint8}[style.eight_bit]
+        return Quantised(draw(1, 100, shape, kind), np.full(shape[0], 1e-3, np.float32))
+    return draw(0x3400, 0x3500, shape, np.uint16).view("uint16" if style.dtype == "bfloat16" else style.dtype)
+
+
+def style_of(configuration: str, n_ctx: int, precision: str = "") -> Style:
+    """As the engine chooses it."""
+    settings = SETTINGS[configuration]
+    chosen = PRECISIONS[precision or settings.precision]
+    return Style(chosen.dtype, n_ctx, settings.captured and chosen.has_fused_attention, chosen.eight_bit)
+
+
+def network_of(library: Library, config: LlamaConfig, style: Style, make: Any = empty) -> LlamaNetwork:
     network = library.trt.Builder(library.logger).create_network(0)
     frequencies = np.ones(config.head_dim // 2, np.float32)
-    return llama_network(library.trt, network, config, style, empty_weights(config, style.dtype), frequencies)
+    weights = {name: make(name, shape, style) for name, shape in expected_shapes(config).items()}
+    return llama_network(library.trt, network, config, style, weights, frequencies)
 
 
 @BOTH
@@ -65,7 +89,7 @@ def network_of(library: Library, config: LlamaConfig, style: Style) -> LlamaNetw
 @pytest.mark.parametrize("name", ["llama3-1b", "llama3-8b", pytest.param("llama3-70b", marks=pytest.mark.slow)])
 def test_one_layer_of_a_real_model_builds(library: Library, configuration: str, capability: str, name: str) -> None:
     settings, config = SETTINGS[configuration], one_layer(name)
-    made = network_of(library, config, Style(settings.dtype, N_CTX, fused=settings.captured))
+    made = network_of(library, config, style_of(configuration, N_CTX))
     assert held(library.trt, made, list(expected_shapes(config))).parameters == config.weight_elements()
     kinds = library.trt.LayerType
     products = [tuple(layer.get_input(1).shape) for layer in layers(made.network, kinds.MATRIX_MULTIPLY)]
@@ -83,9 +107,31 @@ def test_the_whole_tiny_model_builds_with_its_weights_in_the_plan(
     library: Library, make_network: Maker, models: dict[str, Path], configuration: str, capability: str
 ) -> None:
     settings = SETTINGS[configuration]
-    made = make_network(open_checkpoint(models["tiny"]), Style(settings.dtype, 128, fused=settings.captured))
+    made = make_network(open_checkpoint(models["tiny"]), style_of(configuration, 128))
     weights_bytes = held(library.trt, made, open_checkpoint(models["tiny"]).names()).weights_bytes
     assert built(library, made, settings.options, capability) > weights_bytes
+
+
+@BOTH
+@CAPABILITIES
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_builds_in_both_networks_and_8_bits_stay_8_bits(
+    library: Library, make_network: Maker, models: dict[str, Path], configuration: str, capability: str, precision: str
+) -> None:
+    checkpoint, style = open_checkpoint(models["untied"]), style_of(configuration, 64, precision)
+    made = make_network(checkpoint, style)
+    account = held(library.trt, made, checkpoint.names())
+    size = built(library, made, replace(SETTINGS[configuration].options, split_profiles=False), capability)
+    assert account.weights_bytes < size < account.weights_bytes + 4_500_000  # a plan of this has 3.6 MB of kernels
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "fp8"])
+@pytest.mark.parametrize("name", ["llama3-1b", pytest.param("llama3-8b", marks=pytest.mark.slow)])
+def test_one_layer_of_a_real_model_builds_in_other_precisions(library: Library, name: str, precision: str) -> None:
+    config, style = one_layer(name), style_of("rtx", N_CTX, precision)
+    made = network_of(library, config, style, filled)
+    weights_bytes = held(library.trt, made, list(expected_shapes(config))).weights_bytes
+    assert weights_bytes < built(library, made, SETTINGS["rtx"].options, "SM89") < 2 * weights_bytes
 
 
 @pytest.mark.parametrize("head_dim", [48, 64, 128])
@@ -101,6 +147,12 @@ def test_a_network_that_cannot_be_built_is_refused_in_the_builders_words(library
     with pytest.raises(BuildFailed, match="not supported by a dedicated kernel"):
         built(library, made, Options(), "SM89")
     assert library.errors() == "without a word"  # nothing is left for the next failure
+
+
+def test_a_gpu_that_has_no_fp8_is_named_by_the_builder(library: Library) -> None:
+    made = network_of(library, one_layer("tiny"), style_of("rtx", 64, "fp8"), filled)
+    with pytest.raises(BuildFailed, match=r"Cannot compile for target\(s\) sm86.*fp8_e4m3"):
+        built(library, made, SETTINGS["rtx"].options, "SM86")
 
 
 def test_the_full_library_builds_for_this_machine_only(library: Library) -> None:

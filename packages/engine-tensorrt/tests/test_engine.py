@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_tensorrt import cuda
 from engine_tensorrt import engine as engine_module
 from engine_tensorrt.engine import TensorrtEngine
 from engine_tensorrt.library import Library
+from engine_tensorrt.precision import Precision
 from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load
 
-from .conftest import Loader, Ready, reference
+from .conftest import CONFIGS, Loader, Ready, reference
 from .fake_gpu import FakeEngine
 
 PACKAGE = Path(__file__).parents[1]
@@ -212,12 +214,16 @@ def test_a_missing_library_is_named(driver: Any, models: dict[str, Path], tmp_pa
     assert "--extra full" in failure.value.hint
 
 
-def test_a_machine_without_a_driver_needs_a_gpu(models: dict[str, Path], tmp_path: Path) -> None:
-    if Path("/proc/driver/nvidia/version").exists():
-        pytest.skip("this machine has an NVIDIA driver")
+def test_a_machine_without_a_driver_needs_a_gpu(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_driver(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", no_driver)
     facts = {"id": 1, "n_ctx": 8, "device": "cuda", "threads": 1, "cache": str(tmp_path), "scratch": str(tmp_path)}
     request = Load(**facts, configuration="rtx", model_path=str(models["untied"]))
-    with pytest.raises(EngineFailure, match="needs an NVIDIA GPU: libcuda"):
+    with pytest.raises(EngineFailure, match=r"needs an NVIDIA GPU: libcuda\.so\.1: cannot open"):
         TensorrtEngine().load(request, lambda stage, fraction: None)
 
 
@@ -225,11 +231,80 @@ def test_what_the_builder_refuses_is_a_compile_failure_with_its_words(
     load: Loader, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = engine_module.SETTINGS
-    wrong = replace(settings["rtx"], dtype="float32")  # fused attention has no float32 kernel
+    wrong = replace(settings["rtx"], precision="float32")
     monkeypatch.setattr(engine_module, "SETTINGS", {**settings, "rtx": wrong})
+    monkeypatch.setattr(Precision, "has_fused_attention", True)  # it has no float32 kernel
     with pytest.raises(EngineFailure, match="not supported by a dedicated kernel") as failure:
         load(models["untied"])
     assert failure.value.code == "compile"
+
+
+def test_a_precision_that_the_gpu_lacks_is_unsupported_in_the_builders_words(
+    load: Loader, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(engine_module.SETTINGS["rtx"].options, compute_capability="SM86")
+    older = replace(engine_module.SETTINGS["rtx"], options=options)
+    monkeypatch.setattr(engine_module, "SETTINGS", {"rtx": older})
+    with pytest.raises(EngineFailure, match=r"Cannot compile for target\(s\) sm86.*fp8_e4m3") as failure:
+        load(models["untied"], options={"precision": "fp8"})
+    assert (failure.value.code, failure.value.hint) == ("unsupported", "leave precision fp8 away")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("precision", "weights", "products", "fidelity_class"),
+    [
+        ("float32", "float32", "float32", "float32"),
+        ("float16", "float16", "float16", "16-bit"),
+        ("bfloat16", "bfloat16", "bfloat16", "16-bit"),
+        ("int8", "int8", "float16", "int8"),
+        ("fp8", "float8_e4m3", "float16", "fp8"),
+    ],
+)
+def test_a_precision_that_is_asked_for_is_what_is_loaded_and_said_and_passes_its_gate(
+    load: Loader,
+    models: dict[str, Path],
+    configuration: str,
+    precision: str,
+    weights: str,
+    products: str,
+    fidelity_class: str,
+) -> None:
+    ready = load(models["untied"], configuration, options={"precision": precision})
+    report = ready.report
+    assert (report.weight_dtype, report.activation_dtype, report.kv_dtype) == (weights, products, products)
+    assert report.precision == fidelity_class
+    ids = probe_ids(report.vocab_size, 24)
+    expected = reference(models["untied"], ids, 10, report.precision)
+    found = compare(expected, np.asarray(ready.engine.score(array("i", ids), 11)))
+    assert gate(found, report.precision).passed, found
+    assert len(generated(ready, PROMPT, 4)) == 4
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_8_bit_matrices_and_their_scales_are_what_is_read(load: Loader, models: dict[str, Path], kind: str) -> None:
+    report, config = load(models["untied"], options={"precision": kind}).report, CONFIGS["untied"]
+    rows = config.n_layers * (config.query_dim() + 2 * config.kv_dim() + 2 * config.dim + 2 * config.hidden_dim)
+    tables, norms = 2 * config.vocab_size * config.dim, (2 * config.n_layers + 1) * config.dim
+    matrices = config.weight_elements() - tables - norms
+    assert report.weights_bytes == matrices + 4 * rows + 2 * tables + 4 * norms
+    assert report.read_bytes_per_token == report.weights_bytes - tables  # of two tables in 2 bytes, one is looked up in
+
+
+def test_each_precision_has_a_plan_of_its_own(load: Loader, models: dict[str, Path]) -> None:
+    for options in ({}, {"precision": "bfloat16"}):
+        assert "convert" in load(models["untied"], "basic", options=options).report.stages
+    assert "convert" not in load(models["untied"], "basic", options={"precision": "bfloat16"}).report.stages
+    assert "convert" not in load(models["untied"], "basic", options={"precision": "float32"}).report.stages
+
+
+def test_another_precision_is_refused_with_those_there_are(load: Loader, models: dict[str, Path]) -> None:
+    with pytest.raises(EngineFailure, match="no precision 'int4'") as failure:
+        load(models["untied"], options={"precision": "int4"})
+    assert (failure.value.code, failure.value.hint) == (
+        "unsupported",
+        "use one of float32, float16, bfloat16, int8, fp8",
+    )
 
 
 @pytest.mark.parametrize("tokens", [[], [-1], [1003]])

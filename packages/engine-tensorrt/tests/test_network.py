@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from enginebench_models.fidelity import compare, gate, probe_ids
 from .conftest import CONFIGS, Maker, reference
 from .interpreter import Interpreter
 
+NUMPY = {"float32": "float32", "float16": "float16", "bfloat16": "float32"}  # the interpreter's
 N_CTX, N_PREFILL, N_TOKENS = 48, 20, 34
 BASIC, FUSED = Style("float32", N_CTX, fused=False), Style("float16", N_CTX, fused=True)
 
@@ -39,9 +41,9 @@ class Running:
 
     def __init__(self, trt: Any, made: LlamaNetwork) -> None:
         config, style = made.config, made.style
-        self.interpreter = Interpreter(trt, made.network)
+        self.interpreter = Interpreter(trt, made)
         shape = (1, config.n_kv_heads, style.n_ctx, config.head_dim)
-        self.cache = {name: np.zeros(shape, style.dtype) for name in cache_names(config)}
+        self.cache = {name: np.zeros(shape, NUMPY[style.dtype]) for name in cache_names(config)}
         self.length = 0
 
     def run(self, ids: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
@@ -80,12 +82,42 @@ def test_prefill_and_cached_decode_equal_the_reference(
     assert found.max_abs_logit < (1e-4 if precision == "float32" else 0.1)
 
 
+@pytest.mark.parametrize("name", ["tiny", "untied, no RoPE scaling", "1 KV head", "8 KV heads"])
+@pytest.mark.parametrize(
+    ("style", "precision", "largest"),
+    [
+        (Style("bfloat16", N_CTX, fused=True), "16-bit", 5e-4),
+        (Style("bfloat16", N_CTX, fused=False), "16-bit", 5e-4),
+        (Style("float16", N_CTX, fused=True, eight_bit="int8"), "int8", 1e-5),
+        (Style("float16", N_CTX, fused=False, eight_bit="int8"), "int8", 1e-5),
+        (Style("float16", N_CTX, fused=True, eight_bit="fp8"), "fp8", 1e-5),
+    ],
+)
+def test_other_precisions_pass_the_gate_of_their_class(
+    library: Library,
+    make_network: Maker,
+    models: dict[str, Path],
+    name: str,
+    style: Style,
+    precision: str,
+    largest: float,
+) -> None:
+    ids = probe(models[name])
+    made = make_network(open_checkpoint(models[name]), style)
+    logits = scored(library.trt, made, ids)
+    found = compare(reference(models[name], ids, N_PREFILL - 1, precision), logits)
+    assert gate(found, precision).passed, found
+    assert found.mean_kld < largest
+    unchanged = compare(reference(models[name], ids, N_PREFILL - 1), logits)
+    assert unchanged.mean_kld > 3e-5  # the weights or products are of that type: float16 is 2e-6 away
+
+
 @pytest.mark.parametrize("style", [BASIC, FUSED])
 def test_logits_for_all_positions_are_those_of_each_prefix(
     library: Library, make_network: Maker, models: dict[str, Path], style: Style
 ) -> None:
     ids, checkpoint = probe(models["untied"]), open_checkpoint(models["untied"])
-    every = Running(library.trt, make_network(checkpoint, Style(style.dtype, N_CTX, style.fused, last_only=False)))
+    every = Running(library.trt, make_network(checkpoint, replace(style, last_only=False)))
     results = every.run(ids)
     assert results[LOGITS].shape == (N_TOKENS, checkpoint.config.vocab_size)
     assert results[NEXT_ID].tolist() == results[LOGITS].argmax(axis=1).tolist()
@@ -105,16 +137,22 @@ def test_a_cache_with_leftovers_of_a_longer_sequence_changes_nothing(
     assert np.array_equal(expected[LOGITS], found[LOGITS])
 
 
+@pytest.mark.parametrize(("eight_bit", "precision"), [("", "16-bit"), ("int8", "int8"), ("fp8", "fp8")])
 def test_the_comparison_fires_when_rope_scaling_is_dropped(
-    library: Library, make_network: Maker, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    library: Library,
+    make_network: Maker,
+    models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    eight_bit: str,
+    precision: str,
 ) -> None:
     ids, config = probe(models["tiny"]), CONFIGS["tiny"]
     unscaled = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "inverse_frequencies", unscaled.astype(np.float32))
-        made = make_network(open_checkpoint(models["tiny"]), FUSED)
-    found = compare(reference(models["tiny"], ids, N_PREFILL - 1), scored(library.trt, made, ids))
-    assert not gate(found, "16-bit").passed
+        made = make_network(open_checkpoint(models["tiny"]), replace(FUSED, eight_bit=eight_bit))
+    expected = reference(models["tiny"], ids, N_PREFILL - 1, precision)
+    assert not gate(compare(expected, scored(library.trt, made, ids)), precision).passed
 
 
 def test_the_comparison_fires_when_decoding_attends_to_the_next_position_too(

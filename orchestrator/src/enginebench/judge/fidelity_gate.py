@@ -49,7 +49,7 @@ def judge(
         candidate = read_logits(logits, sha256, (expected_rows, checkpoint.config.vocab_size))
     except BadLogits as error:
         return _unreadable(str(error), precision)
-    reference = reference_logits(checkpoint, probe, n_prefill, reference_folder)
+    reference = reference_logits(checkpoint, probe, n_prefill, reference_folder, precision)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are judged, not warned of
         distance = compare(reference, candidate, top_logprobs)
     verdict = gate(distance, precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ GIVEN: dict[str, dict[str, Any]] = {
 def test_every_argument_is_one_that_tensorrt_llm_has_and_none_of_those_left_alone(kind: str) -> None:
     assert set(GIVEN[kind]) == set(RECORD[kind]["arguments"])
     assert not set(GIVEN[kind]) & set(RECORD[kind]["left_alone"])
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_every_argument_is_a_field_of_the_class_in_the_pinned_version(kind: str) -> None:
+    """Its models forbid unknown fields: a name that is not there ends the load."""
+    pins = tomllib.loads((Path(settings.__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert f"tensorrt-llm=={RECORD['version']}" in pins
+    fields = RECORD["fields"][kind]
+    assert set(GIVEN[kind]) <= set(fields)
+    assert set(RECORD[kind]["left_alone"]) <= set(fields)
 
 
 def test_blocks_are_of_the_default_size() -> None:
@@ -72,5 +83,6 @@ def test_every_cache_is_below_the_folder_that_is_kept(tmp_path: Path) -> None:
 
 def test_the_worker_is_in_this_process_and_nothing_is_asked_of_a_network(tmp_path: Path) -> None:
     told = settings.environment(tmp_path)
+    assert set(RECORD["environment"]) <= set(told)
     switches = ("TLLM_WORKER_USE_SINGLE_PROCESS", "HF_HUB_OFFLINE", "TRTLLM_NO_USAGE_STATS")
     assert [told[name] for name in switches] == ["1", "1", "1"]

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from engine_tensorrt.model import LlamaNetwork
+from engine_tensorrt.model import SCALES, LlamaNetwork
+from engine_tensorrt.number_types import name_of
 
-TABLE = "embed_tokens"
+TABLE, FIRST_MATRIX = "embed_tokens", "layers.0.self_attn.q_proj"
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,18 @@ class Held:
 
 def held(trt: Any, made: LlamaNetwork, names: list[str]) -> Held:
     """`names`: the weights of the checkpoint. A table that only ids are looked up in is held and not read."""
-    weights = {layer.name: layer.get_output(0) for layer in layers(made.network, trt.LayerType.CONSTANT)}
-    weights = {name: tensor for name, tensor in weights.items() if name in names}
+    constants = {layer.name: layer.get_output(0) for layer in layers(made.network, trt.LayerType.CONSTANT)}
+    weights = {name: tensor for name, tensor in constants.items() if name in names}
+    with_scales = [tensor for name, tensor in constants.items() if name.removesuffix(SCALES) in names]
     product = next(layers(made.network, trt.LayerType.MATRIX_MULTIPLY))
-    sizes = {name: n_bytes(tensor) for name, tensor in weights.items()}
-    unread = 0 if made.config.tied_embeddings else sizes[TABLE]
+    weights_bytes = sum(map(n_bytes, with_scales))
+    unread = 0 if made.config.tied_embeddings else n_bytes(weights[TABLE])
     return Held(
-        weight_dtype=trt.nptype(product.get_input(1).dtype).__name__,
-        activation_dtype=trt.nptype(product.get_input(0).dtype).__name__,
+        weight_dtype=name_of(weights[FIRST_MATRIX].dtype),
+        activation_dtype=name_of(product.get_input(0).dtype),
         parameters=sum(map(volume, weights.values())),
-        weights_bytes=sum(sizes.values()),
-        read_bytes_per_token=sum(sizes.values()) - unread,
+        weights_bytes=weights_bytes,
+        read_bytes_per_token=weights_bytes - unread,
     )
 
 

@@ -35,6 +35,7 @@ from engine_tensorrt.cuda import CudaError, Device, open_driver
 from engine_tensorrt.library import FULL, RTX, Library, Unsupported, import_library
 from engine_tensorrt.model import Style, llama_network
 from engine_tensorrt.plans import Key, Plan, network_digest, read_plan, write_plan
+from engine_tensorrt.precision import CLASSES, precision_named
 from engine_tensorrt.session import RunFailed, Session, open_engine
 from engine_tensorrt.weights import load_weights
 
@@ -44,7 +45,7 @@ class Settings:
     """captured: fused attention, a profile of its own for decoding and that step as a CUDA graph, timings kept."""
 
     library: str
-    dtype: str
+    precision: str
     captured: bool
     options: Options
 
@@ -67,7 +68,10 @@ class TensorrtEngine(Engine):
         "rtx": "optimized through TensorRT for RTX",
     }
 
-    options: ClassVar[Mapping[str, str]] = {"rebuild": "yes: build the plan even if one is kept"}
+    options: ClassVar[Mapping[str, str]] = {
+        "rebuild": "yes: build the plan even if one is kept",
+        "precision": "float32, float16, bfloat16, int8 or fp8 in place of the configuration's own",
+    }
 
     def __init__(self) -> None:
         self._device: Device | None = None
@@ -81,7 +85,7 @@ class TensorrtEngine(Engine):
             raise EngineFailure("unsupported", f"no configuration {request.configuration!r}", f"use one of {known}")
         settings, stages = SETTINGS[request.configuration], dict[str, int]()
         checkpoint = opened(request)
-        with explained():
+        with explained(request.options.get("precision", "")):
             self._device = chosen_device(request.device)
             with stage(stages, "import"):
                 library = import_library(settings.library)
@@ -146,7 +150,9 @@ def ready_plan(
     progress: ProgressSink,
 ) -> Plan:
     """From the cache, else built and kept there. What a build takes stands apart in `stages`."""
-    style = Style(settings.dtype, request.n_ctx, fused=settings.captured)
+    precision = precision_named(request.options.get("precision", settings.precision))
+    fused = settings.captured and precision.has_fused_attention
+    style = Style(precision.dtype, request.n_ctx, fused, precision.eight_bit)
     key = Key(
         network=network_digest(style),
         weights=checkpoint.fingerprint,
@@ -160,7 +166,7 @@ def ready_plan(
     if plan is not None:
         return plan
     with stage(stages, "convert"):
-        weights = load_weights(checkpoint, settings.dtype, lambda fraction: progress("convert", fraction))
+        weights = load_weights(checkpoint, style, lambda fraction: progress("convert", fraction))
     with stage(stages, "compile"):
         network = library.trt.Builder(library.logger).create_network(0)
         needed = (checkpoint.config, style, weights, checkpoint.inverse_frequencies)
@@ -191,8 +197,8 @@ def more(stages: dict[str, int], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """What can go wrong while loading, as the failures that the protocol knows."""
+def explained(asked: str) -> Iterator[None]:
+    """What can go wrong while loading, as the failures that the protocol knows. `asked`: a precision, or ""."""
     try:
         yield
     except Unsupported as error:
@@ -200,7 +206,10 @@ def explained() -> Iterator[None]:
     except MemoryError as error:
         raise EngineFailure("out-of-memory", str(error) or "no memory left", "use a smaller model") from error
     except BuildFailed as error:
-        raise EngineFailure("compile", str(error)[:4000]) from error
+        code, hint = ("unsupported", f"leave precision {asked} away") if asked else ("compile", "")
+        raise EngineFailure(code, str(error)[:4000], hint) from error
+    except ModelError as error:
+        raise EngineFailure(error.code, str(error)) from error
     except (CudaError, RunFailed) as error:
         raise EngineFailure("internal", str(error)[:4000]) from error
 
@@ -210,7 +219,7 @@ def report(request: Load, checkpoint: Checkpoint, session: Session, account: Hel
     return Loaded(
         id=request.id,
         weights_fingerprint=checkpoint.fingerprint,
-        precision="float32" if account.weight_dtype == "float32" else "16-bit",
+        precision=CLASSES[account.weight_dtype],
         weight_dtype=account.weight_dtype,
         activation_dtype=account.activation_dtype,
         kv_dtype=session.kv_dtype,

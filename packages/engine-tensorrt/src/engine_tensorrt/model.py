@@ -1,7 +1,8 @@
 """LLaMA as a TensorRT network: embedding, blocks over a key/value cache, output head and the greedy choice.
 
 Written layer by layer with INetworkDefinition, strongly typed; no ONNX. Products and cache have the type of the style,
-everything between them is float32. Nothing here builds, runs, reads files or measures.
+everything between them is float32. 8-bit matrices are dequantized where they are used. Nothing here builds, runs, reads
+files or measures.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from enginebench_models.config import LlamaConfig
+from enginebench_models.eight_bit import Quantised
+
+from engine_tensorrt.number_types import carried, full
 
 Array = npt.NDArray[Any]
 IDS, POSITIONS, START, LAST = "ids", "positions", "start", "last"
 LOGITS, NEXT_ID, NEXT_POSITIONS = "logits", "next_id", "next_positions"
 UPDATED = "updated."
+SCALES = ".scales"
 MASKED = -60000.0  # added to a score: float16 holds it, and no exponent survives it
 
 
@@ -26,22 +31,24 @@ MASKED = -60000.0  # added to a score: float16 holds it, and no exponent survive
 class Style:
     """What differs between the uses of the network.
 
-    dtype      "float32" or "float16": products and cache
+    dtype      "float32", "float16" or "bfloat16": products and cache
     n_ctx      positions that the cache holds
-    fused      attention is TensorRT's own layer, which must find a dedicated kernel (float16 only); else it is
+    fused      attention is TensorRT's own layer, which must find a dedicated kernel (16 bits only); else it is
                spelled out in products and a softmax
+    eight_bit  "int8" or "fp8": the blocks' matrices as they are stored; "": in `dtype`
     last_only  logits after the last id; else after each
     """
 
     dtype: str
     n_ctx: int
     fused: bool
+    eight_bit: str = ""
     last_only: bool = True
 
 
 @dataclass(frozen=True)
 class LlamaNetwork:
-    """`arrays` are what the network's constants point to: they have to outlive it."""
+    """`arrays` are what the network's constants point to, in their order: they have to outlive it."""
 
     network: Any
     config: LlamaConfig
@@ -59,7 +66,7 @@ def llama_network(
     network: Any,
     config: LlamaConfig,
     style: Style,
-    weights: Mapping[str, Array],
+    weights: Mapping[str, Array | Quantised],
     inverse_frequencies: npt.NDArray[np.float32],
 ) -> LlamaNetwork:
     """Fill the empty `network`. `weights` as load_weights gives them.
@@ -83,13 +90,15 @@ def rotary_table(inverse_frequencies: npt.NDArray[np.float32], n_ctx: int) -> np
 class Graph:
     """Layers as they are added. `arrays` keeps alive what constants point to."""
 
-    def __init__(self, trt: Any, network: Any, config: LlamaConfig, style: Style, weights: Mapping[str, Array]) -> None:
+    def __init__(
+        self, trt: Any, network: Any, config: LlamaConfig, style: Style, weights: Mapping[str, Array | Quantised]
+    ) -> None:
         self.trt = trt
         self.network = network
         self.config = config
         self.style = style
         self.weights = weights
-        self.compute = {"float32": trt.float32, "float16": trt.float16}[style.dtype]
+        self.compute = {"float32": trt.float32, "float16": trt.float16, "bfloat16": trt.bfloat16}[style.dtype]
         self.arrays: list[Array] = []
 
     def whole(self, rotary: npt.NDArray[np.float32]) -> None:
@@ -118,7 +127,7 @@ class Graph:
         keys = self.constant("key_positions", np.arange(self.style.n_ctx, dtype=np.int32)[None, None, None])
         seen = self.binary("LESS", keys, self.reshaped(after, (1, 1, -1, 1)))
         shown, hidden = (
-            self.constant(name, np.full((1, 1, 1, 1), value, self.style.dtype))
+            self.constant(name, full((1, 1, 1, 1), value, self.style.dtype))
             for name, value in (("shown", 0), ("hidden", MASKED))
         )
         return self.network.add_select(seen, shown, hidden).get_output(0)
@@ -238,12 +247,21 @@ class Graph:
         return layer.get_output(0)
 
     def weight(self, name: str) -> Any:
-        return self.constant(name, self.weights[name])
+        stored = self.weights[name]
+        return self.dequantized(name, stored) if isinstance(stored, Quantised) else self.constant(name, stored)
+
+    def dequantized(self, name: str, stored: Quantised) -> Any:
+        """[out, in], in the type of products; a scale for each row."""
+        values, scales = self.constant(name, stored.values), self.constant(name + SCALES, stored.scales)
+        layer = self.network.add_dequantize(values, scales, self.compute)
+        layer.axis = 0
+        return layer.get_output(0)
 
     def constant(self, name: str, values: Array) -> Any:
         values = np.ascontiguousarray(values)
         self.arrays.append(values)
-        layer = self.network.add_constant(values.shape, self.trt.Weights(values))
+        weights = self.trt.Weights(carried(self.trt, values), values.ctypes.data, values.size)
+        layer = self.network.add_constant(values.shape, weights)
         layer.name = name
         return layer.get_output(0)
 

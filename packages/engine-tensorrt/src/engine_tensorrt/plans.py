@@ -19,10 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine_tensorrt import account, build, model, weights
+from enginebench_models import eight_bit
+
+from engine_tensorrt import account, build, model, number_types, weights
 from engine_tensorrt.build import Sink
 
-SOURCES = (account, build, model, weights)  # what decides about a plan besides its key's other fields
+SOURCES = (account, build, eight_bit, model, number_types, weights)
+"""What decides about a plan besides its key's other fields."""
 
 
 @dataclass(frozen=True)

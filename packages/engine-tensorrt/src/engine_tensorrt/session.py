@@ -26,6 +26,7 @@ from engine_tensorrt.model import (
     UPDATED,
     cache_names,
 )
+from engine_tensorrt.number_types import name_of
 
 INT = 4  # bytes of an id or a position
 
@@ -93,7 +94,7 @@ class Session:
 
     @property
     def kv_dtype(self) -> str:
-        return self.library.trt.nptype(self.engine.get_tensor_dtype(cache_names(self.config)[0])).__name__
+        return name_of(self.engine.get_tensor_dtype(cache_names(self.config)[0]))
 
     @property
     def kv_cache_bytes(self) -> int:

@@ -11,35 +11,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.eight_bit import Quantised, is_quantised, quantised
+from enginebench_models.sixteen_bits import sixteen_bits
 from enginebench_models.tensor import Tensor
 
-from engine_tensorrt.library import Unsupported
+from engine_tensorrt.model import Style
 
 Array = npt.NDArray[Any]
-STORED = {"float32": "f32", "float16": "f16"}
 
 
-def load_weights(checkpoint: Checkpoint, dtype: str, progress: Callable[[float], None]) -> dict[str, Array]:
-    """By the names of the checkpoint: matrices [out, in] in `dtype`, vectors [1, n] in float32.
+def load_weights(
+    checkpoint: Checkpoint, style: Style, progress: Callable[[float], None]
+) -> dict[str, Array | Quantised]:
+    """By the names of the checkpoint: matrices [out, in] as `style` says, vectors [1, n] in float32.
 
-    Raises Unsupported for values that float16 cannot hold.
+    Raises UnsupportedModel for values that float16 cannot hold.
     """
     names = checkpoint.names()
-    weights = {}
+    weights: dict[str, Array | Quantised] = {}
     for done, name in enumerate(names, 1):
         stored = checkpoint.tensor(name)
-        weights[name] = converted(stored, dtype) if len(stored.shape) > 1 else stored.float32()[None]
+        if len(stored.shape) == 1:
+            weights[name] = stored.float32()[None]
+        elif style.eight_bit and is_quantised(stored):
+            weights[name] = quantised(stored.float32(), style.eight_bit)
+        else:
+            weights[name] = converted(stored, style.dtype)
         progress(done / len(names))
     return weights
 
 
 def converted(stored: Tensor, dtype: str) -> Array:
-    if stored.dtype == STORED[dtype]:
-        return np.ascontiguousarray(stored.data)
-    values = stored.float32()
-    try:
-        with np.errstate(over="raise"):
-            return values.astype(dtype)
-    except FloatingPointError:
-        found = f"{stored.name} holds {np.abs(values).max():g}, {dtype} ends at {np.finfo(dtype).max:g}"
-        raise Unsupported(found, "use a float32 configuration") from None
+    """bfloat16 as uint16."""
+    if dtype != "float32":
+        return sixteen_bits(stored, dtype)
+    return np.ascontiguousarray(stored.data) if stored.dtype == "f32" else stored.float32()
