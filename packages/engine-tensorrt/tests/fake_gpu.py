@@ -9,12 +9,11 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from engine_tensorrt.build import Options, profiles
-from engine_tensorrt.model import UPDATED, LlamaNetwork
+from engine_tensorrt.model import IDS, UPDATED, LlamaNetwork
 from engine_tensorrt.number_types import name_of
 from enginebench_models.sixteen_bits import rounded_to_bfloat16
 
@@ -169,16 +168,54 @@ class FakeEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.tensors[name].shape)
 
-    def create_runtime_config(self) -> Any:
-        return SimpleNamespace()
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig()
 
-    def create_execution_context(self, config: Any = None) -> FakeContext:
-        return FakeContext(self)
+    def create_execution_context(self, config: FakeRuntimeConfig | None = None) -> FakeContext:
+        return FakeContext(self, config)
+
+
+class FakeRuntimeConfig:
+    """IRuntimeConfig and the IRuntimeCache that it makes."""
+
+    def __init__(self) -> None:
+        self.cache: FakeRuntimeCache | None = None
+
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache()
+
+    def set_runtime_cache(self, cache: FakeRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
+class FakeRuntimeCache:
+    """The lengths that contexts have run: what TensorRT for RTX would have compiled. `compiled` counts them anew."""
+
+    FORM = b"kernels of a made-up GPU:"
+
+    def __init__(self) -> None:
+        self.lengths: set[int] = set()
+        self.compiled = 0
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(self.FORM):
+            return False
+        self.lengths = set(blob.removeprefix(self.FORM))
+        return True
+
+    def serialize(self) -> bytes:
+        return self.FORM + bytes(sorted(self.lengths))
+
+    def meet(self, length: int) -> None:
+        self.compiled += length not in self.lengths
+        self.lengths.add(length)
 
 
 class FakeContext:
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeEngine, config: FakeRuntimeConfig | None) -> None:
         self.engine = engine
+        self.config = config
         self.profile = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -204,6 +241,8 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         """With the shapes and addresses of now, when the stream gets there."""
         assert stream
+        if self.config is not None and self.config.cache is not None:
+            self.config.cache.meet(self.shapes[IDS][0])
         shapes, addresses = dict(self.shapes), dict(self.addresses)
         for name, address in addresses.items():
             if name.startswith(UPDATED):

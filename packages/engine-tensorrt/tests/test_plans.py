@@ -125,6 +125,16 @@ def test_a_build_that_fails_leaves_what_was_there(kept: Path) -> None:
     assert read_plan(kept, KEY) is not None
 
 
+def test_kernels_go_with_the_plan_they_were_compiled_for(kept: Path) -> None:
+    plan = read_plan(kept, KEY)
+    assert plan is not None
+    plan.kernels.write_bytes(b"kernels")
+    assert read_plan(kept, KEY) is not None
+    assert plan.kernels.exists()
+    write_plan(kept, KEY, lambda sink: pieces(sink, b"another"), {})
+    assert not plan.kernels.exists()
+
+
 def test_a_plan_is_replaced_whole(kept: Path) -> None:
     write_plan(kept, KEY, lambda sink: pieces(sink, b"another"), {"weights_bytes": 8})
     plan = read_plan(kept, KEY)

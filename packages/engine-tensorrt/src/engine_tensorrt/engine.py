@@ -32,6 +32,7 @@ from engine_tensorrt import decoding
 from engine_tensorrt.account import Held, held
 from engine_tensorrt.build import BuildFailed, Options, Sink, build_plan
 from engine_tensorrt.cuda import CudaError, Device, open_driver
+from engine_tensorrt.kernels import Kernels
 from engine_tensorrt.library import FULL, RTX, Library, Unsupported, import_library
 from engine_tensorrt.model import Style, llama_network
 from engine_tensorrt.plans import Key, Plan, network_digest, read_plan, write_plan
@@ -93,8 +94,10 @@ class TensorrtEngine(Engine):
             with more(stages, "read"):
                 engine = open_engine(library, plan.data)
             with more(stages, "compile"):  # TensorRT for RTX compiles kernels here; a graph is captured
+                kernels = Kernels(library, engine, plan.kernels) if library.just_in_time else None
                 needed = (library, engine, self._device, checkpoint.config, request.n_ctx)
-                self._session = Session(*needed, settings.captured)
+                self._session = Session(*needed, settings.captured, kernels)
+            self._keep_kernels()
         self._held = Held(**plan.facts)
         freeze_garbage()
         return report(request, checkpoint, self._session, self._held, stages)
@@ -112,11 +115,16 @@ class TensorrtEngine(Engine):
         return MemoryAccount(weights_bytes, session.kv_cache_bytes, session.workspace_bytes)
 
     def unload(self) -> None:
+        self._keep_kernels()
         self._session = None
         thaw_garbage()  # contexts and the engine go before the device they live on
         if self._device is not None:
             self._device.close()
             self._device = None
+
+    def _keep_kernels(self) -> None:
+        if self._session is not None and self._session.kernels is not None:
+            self._session.kernels.keep()
 
     def _loaded(self) -> Session:
         return must_be_loaded(self._session)

@@ -51,10 +51,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialized engine, mapped, and the facts that were stored with it."""
+    """A serialized engine, mapped, and the facts that were stored with it. `kernels`: the file for its kernels."""
 
     data: memoryview
     facts: Mapping[str, Any]
+    kernels: Path
 
 
 def network_digest(style: model.Style) -> str:
@@ -76,7 +77,7 @@ def read_plan(folder: Path, key: Key) -> Plan | None:
         stored = json.loads(sidecar.read_text())
         data = mapped(plan)
         if stored["key"] == asdict(key) and stored["crc32"] == zlib.crc32(data):
-            return Plan(data, stored["facts"])
+            return Plan(data, stored["facts"], kernels_path(folder, key))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -97,19 +98,24 @@ def write_plan(folder: Path, key: Key, serialize: Callable[[Sink], None], facts:
         described = scratch + ".json"
         stored = {"key": asdict(key), "crc32": checked.crc32, "facts": dict(facts)}
         Path(described).write_text(json.dumps(stored, indent=2))
-        sidecar.unlink(missing_ok=True)  # no reader takes a new plan for the old one
+        remove_plan(folder, key)  # no reader takes a new plan for the old one, or its kernels
         Path(scratch).replace(plan)
         Path(described).replace(sidecar)
     finally:
         for left in (scratch, scratch + ".json"):
             with suppress(FileNotFoundError):
                 Path(left).unlink()
-    return Plan(mapped(plan), dict(facts))
+    return Plan(mapped(plan), dict(facts), kernels_path(folder, key))
 
 
 def remove_plan(folder: Path, key: Key) -> None:
-    for path in paths(folder, key):
+    for path in (*paths(folder, key), kernels_path(folder, key)):
         path.unlink(missing_ok=True)
+
+
+def kernels_path(folder: Path, key: Key) -> Path:
+    """Where kernels that were compiled for the plan are kept (`kernels`)."""
+    return folder / f"{key.digest()}.kernels"
 
 
 def paths(folder: Path, key: Key) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from enginebench_models.config import LlamaConfig
 
 from engine_tensorrt.cuda import Device
+from engine_tensorrt.kernels import Kernels
 from engine_tensorrt.library import Library, Unsupported
 from engine_tensorrt.model import (
     IDS,
@@ -43,26 +44,26 @@ def open_engine(library: Library, data: memoryview) -> Any:
     return engine
 
 
-def open_context(library: Library, engine: Any) -> Any:
-    """Kernels for a shape are compiled when the shape is first met, not behind the back of what is being timed."""
-    if not library.just_in_time:
-        return engine.create_execution_context()
-    config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = library.trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    return engine.create_execution_context(config)
-
-
 class Session:
     """`step` runs one position: the id and position at `token` and `position` on the device.
 
     Addresses are of the device: token, position and zero int32 [1]; next_id int32 [1]; next_positions int32 [n_ctx];
-    logits float32 [vocab]; cache: [1, n_kv_heads, n_ctx, head_dim] each.
+    logits float32 [vocab]; cache: [1, n_kv_heads, n_ctx, head_dim] each. `kernels`: for a library that compiles them,
+    which it does when a shape is first met, and not behind the back of what is being timed.
     """
 
     def __init__(
-        self, library: Library, engine: Any, device: Device, config: LlamaConfig, n_ctx: int, captured: bool
+        self,
+        library: Library,
+        engine: Any,
+        device: Device,
+        config: LlamaConfig,
+        n_ctx: int,
+        captured: bool,
+        kernels: Kernels | None = None,
     ) -> None:
         self.library = library
+        self.kernels = kernels
         self.engine = engine
         self.device = device
         self.config = config
@@ -157,7 +158,8 @@ class Session:
         self.device.copy(self.position, next_position, INT)
 
     def _context(self, profile: int) -> Any:
-        context = open_context(self.library, self.engine)
+        given = (self.kernels.config,) if self.kernels else ()
+        context = self.engine.create_execution_context(*given)
         if context is None:
             raise MemoryError(f"no execution context: {self.library.errors()}")
         if not context.set_optimization_profile_async(profile, self.device.stream):
