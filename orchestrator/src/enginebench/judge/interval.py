@@ -21,8 +21,8 @@ SEED = 20_240_501
 FEWEST_LAUNCHES = 3
 NO_SPREAD = 1e-12
 """Standard error of logs below which values are equal: what is left is rounding."""
-_AT_ONCE = 128
-"""Rows of a matrix whose resamples are held in memory together: 10 MB."""
+_AT_ONCE = 16
+"""Rows of a matrix whose resamples are held in memory together: 1 MB, which stays in a cache."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,17 +68,28 @@ def intervals_of_logs(logs: Floats, level: float) -> Floats:
 
 
 def _studentised_quantiles(centred: Floats, error: Floats, probabilities: list[float]) -> Floats:
-    """[rows, 2]: quantiles of (mean of a resample) ÷ (its standard error), over resamples that have a spread."""
+    """[rows, 2]: quantiles of (mean of a resample) ÷ (its standard error), over resamples that have a spread.
+
+    Sorted in single precision, which is ten times as fast: the rounding is a ten-millionth of a standard error.
+    """
     n = centred.shape[1]
     weights = _resamples(n)
     means = centred @ weights
-    variance = (centred**2 @ weights - means**2) * (n / (n - 1))
-    errors = np.sqrt(np.maximum(variance, 0.0) / n)
+    errors = np.sqrt(np.maximum(centred**2 @ weights - means**2, 0.0) / (n - 1))
     spread = errors > 1e-6 * error[:, None]
-    studentised = np.where(spread, means / np.where(spread, errors, 1.0), np.nan)
-    if spread.all():
-        return np.quantile(studentised, probabilities, axis=1).T
-    return np.asarray([np.quantile(row[~np.isnan(row)], probabilities) for row in studentised])
+    studentised = np.where(spread, means / np.where(spread, errors, 1.0), np.nan).astype(np.float32)
+    studentised.sort(axis=1)  # NaN last
+    return _of_sorted(studentised, spread.sum(axis=1), np.asarray(probabilities))
+
+
+def _of_sorted(rows: npt.NDArray[np.float32], counts: npt.NDArray[np.int64], probabilities: Floats) -> Floats:
+    """Quantiles of the first `counts` values of each row, linear between neighbours."""
+    place = probabilities[None, :] * (counts[:, None] - 1)
+    below = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, counts[:, None] - 1)
+    low, high = (np.take_along_axis(rows, index, axis=1).astype(np.float64) for index in (below, above))
+    quantiles: Floats = low + (high - low) * (place - below)
+    return quantiles
 
 
 @cache

@@ -79,6 +79,11 @@ def rank_groups(candidates: Sequence[Candidate], comparisons: Sequence[Compariso
     return ranks
 
 
+def decode_times(candidates: Sequence[Candidate]) -> list[list[dict[int, float]]]:
+    """For each group of cases that did the same work: block → time per token of each."""
+    return [[candidate.values(TPOT) for candidate in group] for group in _groups(candidates)]
+
+
 def _counts(launch: Launch) -> bool:
     return launch.kind == "timed" and launch.ok and not launch.doubts
 

@@ -16,6 +16,16 @@ from enginebench.store.record import Case, Workload
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """After the launches of the preset a run goes on, `step` blocks at a time, until every ratio of two cases is known
+    to ± `half_width` (a share, 95 %) or each case was launched `most` times. Decided in `judge.stopping`."""
+
+    half_width: float
+    step: int
+    most: int
+
+
+@dataclass(frozen=True)
 class Preset:
     """How much evidence to gather, of which workload if no other is asked for. `verdicts` false: indicative only."""
 
@@ -28,6 +38,8 @@ class Preset:
     verdicts: bool
     cold_launches: int = 0
     """Of each case, with its model on the disk alone; after the timed ones."""
+    stopping: Stopping | None = None
+    """None: as many launches as said, and no more."""
 
 
 PRESETS = {
@@ -35,8 +47,8 @@ PRESETS = {
     for preset in (
         Preset("smoke", 1, 2, 1, Workload(n_prompt=32, n_gen=16), 660.0, verdicts=False),
         Preset("quick", 3, 5, 2, Workload(n_prompt=128, n_gen=64), 900.0, verdicts=False),
-        Preset("standard", 10, 10, 3, Workload(n_prompt=128, n_gen=128), None, verdicts=True, cold_launches=3),
-        Preset("rigorous", 20, 10, 5, Workload(n_prompt=512, n_gen=128), None, verdicts=True, cold_launches=5),
+        Preset("standard", 10, 10, 3, Workload(n_prompt=128, n_gen=128), None, True, 3, Stopping(0.01, 5, 20)),
+        Preset("rigorous", 20, 10, 5, Workload(n_prompt=512, n_gen=128), None, True, 5, Stopping(0.005, 5, 40)),
     )
 }
 

@@ -251,6 +251,8 @@ def _below(result: dict[str, Any]) -> list[str]:
     lines = []
     if not plan.get("verdicts", False):
         lines.append(f"preset {plan['preset']} is indicative: too few launches for verdicts on differences")
+    if (ended := verdicts.stopping_line(plan)) is not None:
+        lines.append(ended)
     lines += noise_warnings(environment.get("noise_before"), environment.get("noise_after"))
     lines += launch_warnings(launch for case in result["cases"] for launch in case["launches"])
     return [printable(line) for line in [*lines, LEGEND]]

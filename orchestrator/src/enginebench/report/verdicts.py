@@ -26,6 +26,18 @@ def verdict_lines(result: Row, model: str, workload: str) -> list[str]:
     return [*_pairs(pairs, place), *_named(named, place, verdicts)]
 
 
+def stopping_line(plan: Row) -> str | None:
+    """Why the run ended after so many launches; None where it was not for it to decide."""
+    looks = (plan.get("stopping") or {}).get("looks", ())
+    if not looks or looks[-1]["half_width"] is None:
+        return None
+    last = looks[-1]
+    needed = f", {last['needed']} launches would" if last["needed"] and last["needed"] > last["launches"] else ""
+    widths = f"±{last['half_width']:.1%}, wanted ±{plan['stopping']['half_width']:.1%}"
+    ended = f"ended after {last['launches']} launches: {last['why'] or 'interrupted'}"
+    return f"{ended} (widest ratio of times per token {widths}{needed})"
+
+
 def rank(case: Row) -> str:
     """ "1" or "1-2": cases that share a number were not told apart in decoding. Empty without verdicts."""
     groups = case.get("rank_groups")

@@ -9,7 +9,7 @@ import datetime as dt
 import secrets
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from enginebench_protocol.host import cache_folder, default_device
 from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge import fidelity_gate
 from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.judge.stopping import Look, look
+from enginebench.judge.verdicts import Candidate, decode_times
 from enginebench.machine import facts as machine
 from enginebench.machine.energy import Meter, energy_counters
 from enginebench.machine.noise import noise
@@ -113,6 +115,7 @@ class Run:
         """By the name of the environment."""
         self.launches: list[Launch] = []
         self.left_out: list[str] = []
+        self.looks: list[Look] = []
         self.run_id = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.folder = request.results / self.run_id
 
@@ -189,21 +192,47 @@ class Run:
 
     def _timed_blocks(self, costs: dict[str, Cost], started: float, watchdog: Watchdog, journal: Journal) -> None:
         per_case = {id_: cost.launch_seconds(self.fit.warmup, self.fit.iterations) for id_, cost in costs.items()}
-        blocks = [[c for c in self.plan.block(b) if c.id in costs] for b in range(self.fit.launches)]
-        total = sum(len(block) for block in blocks)
-        self.bar.expect(sum(per_case.values()) * len(blocks))
+        self.bar.expect(sum(per_case.values()) * self.fit.launches)
         budget = self.request.preset.time_budget_seconds
-        done = 0
-        for number, block in enumerate(blocks):
-            expected_end = time.monotonic() - started + sum(per_case[c.id] for c in block)
+        number = 0
+        while number < self.fit.launches:
+            block = [case for case in self.plan.block(number) if case.id in costs]
+            expected_end = time.monotonic() - started + sum(per_case.values())
             if number > 0 and budget is not None and expected_end > budget:
-                missing = len(blocks) - number
-                self.left_out.append(f"{missing} further launches per case: the others took longer than expected")
+                self._end_of_budget(number)
                 return
             for order, case in enumerate(block):
-                self.bar.begin(f"launch {number + 1}/{len(blocks)}  {self._shown(case)}", done, total)
+                title = f"launch {number + 1}/{self.fit.launches}  {self._shown(case)}"
+                self.bar.begin(title, number * len(block) + order, self.fit.launches * len(block))
                 self._launch(case, "timed", number, order, watchdog, journal)
-                done += 1
+            number += 1
+            if number == self.fit.launches:
+                self._look(costs)
+
+    def _end_of_budget(self, done: int) -> None:
+        if self.looks:
+            self.looks.append(msgspec.structs.replace(self.looks[-1], launches=done, why="the time budget was spent"))
+            self.fit = replace(self.fit, launches=done)
+            return
+        missing = self.fit.launches - done
+        self.left_out.append(f"{missing} further launches per case: the others took longer than expected")
+
+    def _look(self, costs: Collection[str]) -> None:
+        """Extends the run by whole blocks if its ratios are not known well enough yet."""
+        preset = self.request.preset
+        if preset.stopping is None or self.fit.launches < preset.launches:
+            return
+        candidates = [
+            Candidate(case, self.infos[case.id].role, [launch for launch in self.launches if launch.case.id == case.id])
+            for case in self.plan.cases
+            if case.id in costs
+        ]
+        found = look(preset.stopping, decode_times(candidates), self.fit.launches)
+        self.looks.append(found)
+        if found.why is None:
+            further = min(preset.stopping.most, self.fit.launches + preset.stopping.step)
+            self.bar.note(f"ratios are known to ±{found.half_width or 0:.1%} only: on to {further} launches")
+            self.fit = replace(self.fit, launches=further)
 
     def _energy_pass(self, cases: list[Case], watchdog: Watchdog, journal: Journal) -> None:
         """One launch of each case, where it was asked for and anything counts energy here."""
@@ -221,7 +250,7 @@ class Run:
             if budget is not None and time.monotonic() - started + block_seconds > budget:
                 self.left_out.append(f"{wanted - number} of {wanted} disk-cold launches per case")
                 return
-            block = [case for case in self.plan.block(self.request.preset.launches + number) if case.id in costs]
+            block = [case for case in self.plan.block(self.fit.launches + number) if case.id in costs]
             for order, case in enumerate(block):
                 self.bar.begin(f"disk-cold {number + 1}/{wanted}  {self._shown(case)}", order, len(block))
                 self._launch(case, "cold", number, order, watchdog, journal)
@@ -297,9 +326,14 @@ class Run:
             "time_budget_s": self.plan.preset.time_budget_seconds,
             "models": [model.facts for model in self.models.values()],
             "workloads": [_workload_facts(workload) for workload in self.request.workloads],
+            "stopping": self._stopping(),
             "blocks": [[case.id for case in self.plan.block(b)] for b in range(self.fit.launches)],
             "left_out": self.left_out,
         }
+
+    def _stopping(self) -> dict[str, Any] | None:
+        rule = self.request.preset.stopping
+        return None if rule is None else {**asdict(rule), "looks": msgspec.to_builtins(self.looks)}
 
     def _store(self, facts: dict[str, Any]) -> Path:
         result = assemble(self.run_id, facts, self._plan_facts(), self._case_facts(), self.launches)
