@@ -16,7 +16,7 @@ import numpy as np
 
 from enginebench.plan.plan import Stopping
 
-from .comparison import Comparison, compare_paired, holm
+from .comparison import Comparison, compare_paired, compare_unpaired, holm
 from .distribution import t_two_sided
 from .interval import Floats, intervals_of_logs
 from .stopping import look
@@ -26,10 +26,15 @@ DIFFERENT = ("FASTER", "SLOWER")
 
 @dataclass(frozen=True)
 class Noise:
-    """Coefficients of variation: between launches of one case, and between blocks."""
+    """Coefficients of variation: between launches of one case, and between blocks.
+
+    `disturbed`: the share of launches that something slows down, by `disturbance` on average (exponential, as a share).
+    """
 
     cv: float
     block_cv: float = 0.0
+    disturbed: float = 0.0
+    disturbance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,18 @@ def interval_coverage(launches: int, experiments: int, level: float = 0.95, cv: 
     logs = np.random.default_rng(seed).normal(0.0, cv, (experiments, launches))
     bounds = intervals_of_logs(logs, level)
     return float(np.mean((bounds[:, 0] <= 0) & (bounds[:, 1] >= 0)))
+
+
+def ratio_coverage(launches: int, experiments: int, noise: Noise, paired: bool = True, seed: int = 1) -> float:
+    """Share of comparisons of equal cases whose 95 % interval holds 1."""
+    draw = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(experiments):
+        base, new = _times(draw, 2, launches, noise, 0.0)
+        found = compare_paired(_blocks(base), _blocks(new)) if paired else compare_unpaired(list(base), list(new))
+        assert found.interval_95 is not None
+        hits += found.interval_95[0] <= 1.0 <= found.interval_95[1]
+    return hits / experiments
 
 
 def verdicts(
@@ -93,6 +110,7 @@ def pooled_requests_false_share(runs: int, launches: int, requests: int, noise: 
 def _times(draw: np.random.Generator, cases: int, launches: int, noise: Noise, slowdown: float) -> Floats:
     """[cases, launches]"""
     logs = draw.normal(0.0, noise.cv, (cases, launches)) + draw.normal(0.0, noise.block_cv, launches)
+    logs += (draw.random(logs.shape) < noise.disturbed) * draw.exponential(noise.disturbance, logs.shape)
     logs[-1] += math.log1p(slowdown)
     times: Floats = np.exp(logs)
     return times
