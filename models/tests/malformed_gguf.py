@@ -340,8 +340,10 @@ def places() -> list[Malformed]:
             "test-gguf INCONSISTENT_ALIGN",
         ),
     ]
-    for value in (0, 1, 2, 4, 7, 24, 33, 65_537, 1 << 17, 1 << 31, (1 << 32) - 1):
-        source = {0: "CVE-2025-0317, CVE-2024-8063", 1 << 31: "oss-security 2026-05-15 V-01"}.get(value, "")
+    for value in (0, 1, 2, 4, 7, 8, 16, 24, 33, 65_537, 1 << 17, 1 << 31, (1 << 32) - 1):
+        source = {0: "CVE-2025-0317, CVE-2024-8063", 8: "found here", 1 << 31: "oss-security 2026-05-15 V-01"}.get(
+            value, ""
+        )
         raw = llama(added=(Key("general.alignment", U32, value),))
         cases.append(("gguf-alignment", f"alignment {value}", raw, source))
     whole = gguf([], [Entry("a", (8,)), Entry("b", (8,))])

@@ -74,7 +74,9 @@ def other_value(key: Key, dice: Dice) -> Any:
         return (dice.choice(EDGES) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
     if key.type == STRING:
         return dice.choice(("", "llama", "gpt2", "Ω" * 20, "a" * 2000, struct.pack("<Q", dice.choice(EDGES)) + b"xy"))
-    array: Array = key.value
+    if not isinstance(key.value, Array):
+        return dice.randbytes(24)
+    array = key.value
     values = list(array.values)
     if values and dice.random() < 0.5:
         values[dice.randrange(len(values))] = struct.pack("<Q", dice.choice(EDGES))

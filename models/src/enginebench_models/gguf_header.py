@@ -22,6 +22,8 @@ FIXED_BYTES = 24
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
 VISIBLE = re.compile(rb"[!-~]+")
+MIN_ALIGNMENT = 32
+"""The format allows 8 and 16; llama.cpp aborts on them while it loads (ggml-backend.cpp, TENSOR_ALIGNMENT)."""
 BIG_ENDIAN_VERSIONS = (1 << 24, 2 << 24, 3 << 24)
 
 Scalar = int | float | bool | str
@@ -123,9 +125,9 @@ def alignment(metadata: Mapping[str, Scalar | GgufArray], types: Mapping[str, in
             f"{path} gives general.alignment as type {types['general.alignment']}, {shown(value)}; uint32 is its type.",
             "gguf-known-key-type",
         )
-    if not isinstance(value, int) or not 8 <= value <= 65536 or value & (value - 1):
+    if not isinstance(value, int) or not MIN_ALIGNMENT <= value <= 65536 or value & (value - 1):
         raise InvalidModel(
-            f"{path} gives general.alignment {value!r}; a power of two from 8 to 65536 is allowed.", "gguf-alignment"
+            f"{path} gives general.alignment {value!r}; a power of two from 32 to 65536 is allowed.", "gguf-alignment"
         )
     return value
 

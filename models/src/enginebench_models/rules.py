@@ -30,7 +30,7 @@ GGUF_RULES = {
     "gguf-value-type": "The types of values are those of the format, 0 to 12.",
     "gguf-bool": "A bool is the byte 0 or 1.",
     "gguf-known-key-type": "A key that an engine reads has exactly the type that llama.cpp gives it.",
-    "gguf-alignment": "general.alignment is a power of two from 8 to 65,536.",
+    "gguf-alignment": "general.alignment is a power of two from 32 to 65,536; llama.cpp aborts on 8 and 16.",
     "gguf-vocabulary-size": "Scores and token types are as many as the tokens; there is at least one token.",
     "gguf-token-id": "The ids of special tokens lie inside the vocabulary.",
     "gguf-tensor-name": "A tensor's name is 1 to 63 bytes of printable ASCII without spaces.",
