@@ -1,6 +1,7 @@
 """Opening models: what comes out is the same whatever the file, and nothing is copied that need not be."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -135,6 +136,8 @@ def change_shape(metadata: Json, tensors: dict[str, np.ndarray]) -> None:
         (lambda m, t: t.update({"blk.7.attn_norm.weight": np.ones(48, np.float32)}), UnsupportedModel, "layers.7"),
         (lambda m, t: t.update({"rope_freqs.weight": np.zeros(16, np.float32)}), InvalidModel, "rope_freqs"),
         (lambda m, t: t.update({"rope_freqs.weight": np.ones(8, np.float32)}), InvalidModel, "8 divisors; 16 belong"),
+        (lambda m, t: t.update({"rope_freqs.weight": np.full(16, 1e-44, np.float32)}), InvalidModel, "infinite"),
+        (lambda m, t: m.update({"llama.rope.freq_base": 1e-30}), InvalidModel, "rope_theta 1e-30"),
         (lambda m, t: m.pop("llama.block_count"), InvalidModel, "lacks the metadata key 'llama.block_count'"),
         (lambda m, t: m.update({"llama.block_count": "2"}), InvalidModel, "block_count is of type string; uint32"),
         (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
@@ -217,10 +220,50 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
         open_checkpoint(sharded)
 
 
-def test_an_index_cannot_point_outside_its_folder(sharded: Path) -> None:
-    (sharded / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
-    with pytest.raises(InvalidModel, match="plain file name"):
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "../secret.safetensors"}, "plain file name"),
+        ({"a": "/etc/secret.safetensors"}, "plain file name"),
+        ({"a": "..\\secret.safetensors"}, "plain file name"),
+        ({"a": "a\0.safetensors"}, "plain file name"),
+        ({"a": ".hidden.safetensors"}, "plain file name"),
+        ({"a": ".."}, "plain file name"),
+        ({"a": "pytorch_model.bin"}, "plain file name"),
+        ({"a": "config.json"}, "plain file name"),
+        ({"a": ["x.safetensors"]}, "file names by tensor"),
+        ({"a": 1, "b": "x.safetensors"}, "file names by tensor"),
+        ({"a": None}, "file names by tensor"),
+        (["x.safetensors"], "file names by tensor"),
+        ({str(n): f"{n}.safetensors" for n in range(1001)}, "1,001 shards"),
+    ],
+)
+def test_an_index_holds_plain_names_of_shards(sharded: Path, weight_map: object, message: str) -> None:
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(InvalidModel, match=message) as caught:
         open_checkpoint(sharded)
+    assert caught.value.rule == "index"
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"{", b'{"a":1,"a":2}', b"\xff{}", b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"]
+)
+def test_a_config_that_is_no_json_object_is_refused(copy_of_tiny: Path, text: bytes) -> None:
+    (copy_of_tiny / "config.json").write_bytes(text)
+    with pytest.raises(InvalidModel) as caught:
+        open_checkpoint(copy_of_tiny)
+    assert caught.value.rule == "json-file"
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe named like a shard once hung the reader; a directory or a file without permission ended it."""
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(NotAModel, match="no regular file"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(NotAModel, match="no regular file"):
+        open_checkpoint(tmp_path)
 
 
 @pytest.fixture
@@ -272,6 +315,18 @@ def test_theta_may_lie_in_rope_parameters(copy_of_tiny: Path) -> None:
         ({"quantization_config": {"bits": 4}}, UnsupportedModel, "quantization_config"),
         ({"model_type": "mistral"}, ModelTypeMismatch, "Expected 'llama' but detected 'mistral'"),
         ({"hidden_size": None}, InvalidModel, "garbles"),
+        ({"hidden_size": 1e999}, InvalidModel, "Infinity is no number"),
+        ({"hidden_size": "256"}, InvalidModel, "garbles 'hidden_size': '256'"),
+        ({"hidden_size": 256.0}, InvalidModel, "garbles"),
+        ({"hidden_size": True}, InvalidModel, "garbles"),
+        ({"hidden_size": 10**40}, InvalidModel, "beyond any real model"),
+        ({"num_hidden_layers": 1 << 31}, InvalidModel, "beyond any real model"),
+        ({"num_attention_heads": 0}, InvalidModel, "below 1"),
+        ({"head_dim": 1 << 31}, InvalidModel, "beyond any real model"),
+        ({"rope_theta": 10**400}, InvalidModel, "garbles 'rope_theta'"),
+        ({"rms_norm_eps": float("nan")}, InvalidModel, "NaN is no number"),
+        ({"rope_scaling": LLAMA3_RULE | {"high_freq_factor": 1.0}}, InvalidModel, "low below high"),
+        ({"rope_scaling": [1]}, InvalidModel, "garbles 'rope_scaling'"),
         ({"num_hidden_layers": 5}, InvalidModel, "layers.4"),
         ({"tie_word_embeddings": False}, InvalidModel, "lm_head"),
         ({"vocab_size": 4097}, InvalidModel, r"\[4096, 256\].*\[4097, 256\]"),

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,7 @@ class Loader:
 
 
 def work(kind: str, seed: int, count: int, environment: Path | None, every: int, answer: Any) -> None:
+    warnings.simplefilter("error")  # a number that overflows is a finding
     dice, tally = random.Random(f"{kind} {seed}"), Tally()
     reader = loader = None
     if kind == "gguf" and environment:

@@ -3,11 +3,10 @@
 No file format appears here; checkpoint.py fills this from a GGUF header or a config.json.
 """
 
-import math
 from dataclasses import dataclass
 
 from enginebench_models.errors import InvalidModel
-from enginebench_models.limits import MAX_CONTEXT, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
+from enginebench_models.limits import MAX_CONTEXT, MAX_FACTOR, MAX_LAYERS, MAX_THETA, MAX_VOCABULARY, MAX_WIDTH
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,9 @@ class RopeScaling:
     original_context: int
 
     def __post_init__(self) -> None:
-        if not (self.factor > 0 and 0 < self.low_freq_factor < self.high_freq_factor and self.original_context > 0):
-            raise InvalidModel(f"RoPE scaling needs a factor above 0 and low below high, found {self}.", "model-shape")
+        ordered = 0 < self.low_freq_factor < self.high_freq_factor <= MAX_FACTOR
+        if not (1 <= self.factor <= MAX_FACTOR and ordered and 0 < self.original_context <= MAX_CONTEXT):
+            raise InvalidModel(f"RoPE scaling needs a factor from 1 and low below high, found {self}.", "model-shape")
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class LlamaConfig:
         bounds += [(self.vocab_size, MAX_VOCABULARY), (self.max_context, MAX_CONTEXT)]
         if not all(1 <= size <= bound for size, bound in bounds):
             raise InvalidModel(f"A size of this model is below 1 or beyond any real model's: {self}.", "model-shape")
-        if not (0 < self.norm_eps < 1 and 0 < self.rope_theta < math.inf):
+        if not (0 < self.norm_eps < 1 and 1 <= self.rope_theta <= MAX_THETA):
             raise InvalidModel(
-                f"norm_eps {self.norm_eps} lies between 0 and 1, rope_theta {self.rope_theta} above 0, in every model; "
-                "the header is damaged.",
+                f"norm_eps {self.norm_eps} lies between 0 and 1, rope_theta {self.rope_theta} from 1 to 10^12 "
+                "in every model; the header is damaged.",
                 "model-shape",
             )
         if self.n_heads % self.n_kv_heads:

@@ -149,7 +149,13 @@ def frequencies(config: LlamaConfig, divisors: Floats | None, path: Path) -> Flo
             f"head_dim {config.head_dim}. The file is damaged.",
             "rope-divisors",
         )
-    return plain / divisors
+    with np.errstate(over="ignore"):
+        scaled = plain / divisors
+    if not np.isfinite(scaled).all():
+        raise InvalidModel(
+            f"{path}: {ROPE_DIVISORS} holds {divisors.min()}, which makes a frequency infinite.", "rope-divisors"
+        )
+    return scaled
 
 
 def interleaved(places: dict[str, Place], config: LlamaConfig) -> dict[str, Place]:

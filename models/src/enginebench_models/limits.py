@@ -24,6 +24,8 @@ MAX_LAYERS = 512  # llama.cpp's llama-hparams.h, LLAMA_MAX_LAYERS; LLaMA 3.1 405
 MAX_WIDTH = 1 << 20  # of any vector; LLaMA 3.1 405B has 53,248
 MAX_VOCABULARY = 1 << 24
 MAX_CONTEXT = 1 << 31
+MAX_THETA = 1e12
+MAX_FACTOR = 1e6
 
 
 def check(path: Path, what: str, found: int, at_most: int, rule: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginebench_models.config import RopeScaling
+from enginebench_models.limits import MAX_FACTOR
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,6 +44,9 @@ def recognise_scaling(divisors: Floats, plain: Floats) -> RopeScaling | None:
     """
     if divisors.shape != plain.shape:
         return None
-    candidate = RopeScaling(float(divisors.max()), 1.0, 4.0, 8192)
+    factor = float(divisors.max())
+    if not 1 <= factor <= MAX_FACTOR:
+        return None
+    candidate = RopeScaling(factor, 1.0, 4.0, 8192)
     same = np.allclose(scaling_divisors(plain, candidate), divisors, rtol=1e-4)
     return candidate if same else None
