@@ -10,6 +10,7 @@ Exit code: 0 valid, 1 not valid.
 
 import hashlib
 import json
+import math
 import resource
 import signal
 import sys
@@ -99,7 +100,8 @@ def limit_memory(buffers: Mapping[Path, memoryview]) -> None:
 def limit_time() -> None:
     """Wall time by a signal that Python sees; CPU time by one that ends the process, wherever it hangs."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_SECONDS + 1, LIMIT_SECONDS + 1))
+    cpu_seconds = math.ceil(LIMIT_SECONDS) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     signal.signal(signal.SIGALRM, out_of_time)
     signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
 
