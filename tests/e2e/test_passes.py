@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from enginebench.cli import command_line
 from enginebench.judge.energy_metrics import energy_metrics
 from enginebench.machine.energy import Meter
 from enginebench.machine.watch import Watch
 from enginebench.run import energy_pass, probe_cost
 from enginebench.run import launch as launching
+from typer.testing import CliRunner
 
 WATTS = 40.0
 
@@ -49,6 +53,26 @@ def test_an_energy_launch_measures_idle_prefill_and_full_requests(monkeypatch: p
 
 
 def test_the_cost_of_the_probe_is_measured_with_the_scripted_engine() -> None:
-    cost = probe_cost.measure(probe_cost.scripted(n_gen=30, iterations=2, say=lambda _: None), Watch(), pairs=6)
+    cost = probe_cost.measure(probe_cost.scripted(n_gen=20, iterations=3, say=lambda _: None), Watch(), pairs=12)
     assert cost.ratio == pytest.approx(1, abs=0.05)
     assert cost.snapshot_ms < 100
+
+
+def test_a_launch_in_doubt_is_repeated_in_its_place_and_counted(
+    monkeypatch: pytest.MonkeyPatch, home: dict[str, str], tmp_path: Path
+) -> None:
+    """The first timed launch of the run swapped, as the gates would have it."""
+    found = iter([["swap: the machine swapped 7 pages"]])
+    monkeypatch.setattr(launching, "doubts", lambda noise: next(found, []))
+    monkeypatch.setenv("XDG_CACHE_HOME", home["XDG_CACHE_HOME"])
+    words = ["run", "fake", "--model", "tiny", "--preset", "smoke", "--results", str(tmp_path), "-o", "json"]
+    done = CliRunner().invoke(command_line(["run"]), words)
+    cases = {case["role"]: case for case in json.loads(done.stdout)["cases"]}
+    doubtful = [case for case in cases.values() if any(launch["doubts"] for launch in case["launches"])]
+    assert len(doubtful) == 1
+    timed = [launch for launch in doubtful[0]["launches"] if launch["kind"] == "timed"]
+    assert [(launch["block"], bool(launch["doubts"])) for launch in timed] == [(0, True), (0, False)]
+    assert doubtful[0]["status"] == "ok"
+    assert doubtful[0]["metrics"]["launches"]["value"] == 1
+    assert "1 of 2 timed launches excluded for noise (1 x swap)" in doubtful[0]["metrics"]["tpot_ns"]["reasons"]
+    assert "50% of the measured requests are invalid" in doubtful[0]["reason"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from enginebench.machine.watch import Watch
 from enginebench.run.probe_cost import measure, outside
+from enginebench.selftest.looking import probe_rows
 
 NOISE = 0.002
 
@@ -68,3 +69,12 @@ def test_one_launch_that_was_held_up_changes_nothing(records: Any) -> None:
         return records.timed([records.request(0, (10, 90, 170))]) if held_up else plain(watch)
 
     assert measure(launch, Watch(), pairs=20).passed
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.01, False)])
+def test_the_self_test_says_what_looking_costs(records: Any, factor: float, passed: bool) -> None:
+    ratio, snapshot, harness = probe_rows(20, print, launcher(records, factor))
+    assert ratio.passed == passed
+    assert float(ratio.value.split()[0]) == pytest.approx(factor, abs=0.002)
+    assert snapshot.value.endswith(" ms")
+    assert (harness.value, harness.passed) == ("0.10%", True)

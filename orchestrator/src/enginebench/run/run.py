@@ -182,8 +182,8 @@ class Run:
         self.fit = self._fit(list(costs.values()), started)
         self.left_out += self.fit.left_out
         self._timed_blocks(costs, started, watchdog, journal)
-        self._cold_blocks(costs, started, watchdog, journal)
         self._energy_pass([case for case in runnable if case.id in costs], watchdog, journal)
+        self._cold_blocks(costs, started, watchdog, journal)
 
     def _fit(self, costs: list[Cost], started: float) -> Fit:
         budget = self.request.preset.time_budget_seconds
@@ -204,7 +204,10 @@ class Run:
             for order, case in enumerate(block):
                 title = f"launch {number + 1}/{self.fit.launches}  {self._shown(case)}"
                 self.bar.begin(title, number * len(block) + order, self.fit.launches * len(block))
-                self._launch(case, "timed", number, order, watchdog, journal)
+                launch = self._launch(case, "timed", number, order, watchdog, journal)
+                if launch.doubts and (budget is None or time.monotonic() - started + per_case[case.id] < budget):
+                    self.bar.note(f"{self._shown(case)}: {launch.doubts[0]}: the launch is repeated, once")
+                    self._launch(case, "timed", number, order, watchdog, journal)
             number += 1
             if number == self.fit.launches:
                 self._look(costs)

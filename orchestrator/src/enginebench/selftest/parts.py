@@ -17,6 +17,7 @@ from enginebench.workspace.discovery import EngineInfo
 
 from . import known_speed
 from .gate_faults import gate_rows
+from .looking import probe_rows
 from .page import Part, Row, part
 from .pairs import Injected, Subject, floor_of, tally
 from .published import published_rows
@@ -78,8 +79,14 @@ def published(effort: Effort, say: Say) -> Part:
     return part(published_rows(), "premAI/benchmarks, and the table this suite descends from")
 
 
+def probe(effort: Effort, say: Say) -> Part:
+    """The engine of known speed with the noise snapshots and without, in pairs."""
+    return part(probe_rows(effort.pairs, say), "engine of known speed, 10 requests of 200 tokens in each launch")
+
+
 PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {
     "gates": gates,
+    "probe": probe,
     "published": published,
     "speed": speed,
     "engine": engine,
