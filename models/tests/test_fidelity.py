@@ -1,6 +1,7 @@
 """Fidelity on logits whose divergence can be worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ EVEN = np.zeros((1, 2), np.float32)
 
 
 def test_equal_logits_have_no_divergence() -> None:
-    assert compare(EVEN, EVEN) == Fidelity(mean_kld=0.0, max_kld=0.0, top1=1.0, max_abs_logit=0.0, n_positions=1)
+    none = Fidelity(mean_kld=0.0, max_kld=0.0, top1=1.0, max_abs_logit=0.0, n_positions=1)
+    assert compare(EVEN, EVEN) == replace(none, kld_999=0.0, top1_clear=None, max_shifted_logit=0.0)
 
 
 def test_divergence_is_that_of_the_distributions() -> None:
@@ -25,6 +27,7 @@ def test_a_shift_of_all_logits_does_not_diverge_but_counts_as_an_error() -> None
     found = compare(EVEN, EVEN + 5)
     assert found.mean_kld == pytest.approx(0.0, abs=1e-12)
     assert found.max_abs_logit == 5.0
+    assert found.max_shifted_logit == 0.0
 
 
 def test_mean_maximum_and_agreement_are_over_positions() -> None:
@@ -132,3 +135,41 @@ def test_other_ids_among_the_likeliest_fail_the_gate() -> None:
 def test_log_probabilities_that_cannot_be_fail(told: tuple[float, ...]) -> None:
     verdict = gate(compare_top(FOUR, top(*told), 2), "16-bit")
     assert verdict.reasons[0] == "the logits hold NaN or infinity"
+
+
+# ---- the rungs of the ladder that the probe shows -------------------------------------------------------------
+
+
+def test_agreement_counts_apart_where_the_reference_is_clear() -> None:
+    reference = np.array([[1.0, 0.95, 0.0], [1.0, 0.85, 0.0], [2.0, 0.0, 1.0]], np.float32)
+    candidate = reference.copy()
+    candidate[0] = [0.95, 1.0, 0.0]
+    assert compare(reference, candidate).top1_clear == 1.0
+    candidate[1] = [0.85, 1.0, 0.0]
+    found = compare(reference, candidate)
+    assert (found.top1, found.top1_clear) == (pytest.approx(1 / 3), 0.5)
+
+
+def test_an_error_beyond_a_shift_is_what_the_shift_leaves() -> None:
+    reference = np.zeros((1, 4), np.float32)
+    found = compare(reference, np.array([[5.0, 5.0, 5.0, 9.0]], np.float32))
+    assert found.max_shifted_logit == pytest.approx(3.0)  # the mean shift is 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "reason"),
+    [
+        ({"top1_clear": 1.0}, "16-bit", None),
+        ({"top1_clear": 0.98}, "16-bit", "clear likeliest tokens agree at 98.0%"),
+        ({"top1_clear": 0.98}, "q4_k", None),
+        ({"top1_clear": 0.97}, "q4_k", "clear likeliest tokens"),
+        ({"max_shifted_logit": 0.25}, "16-bit", None),
+        ({"max_shifted_logit": 0.26}, "16-bit", "logit error beyond a shift 0.26 > 0.25"),
+        ({"max_shifted_logit": 1.1e-3}, "float32", "logit error beyond a shift 0.0011 > 0.001"),
+        ({"max_shifted_logit": 1.0}, "q4_k", None),
+    ],
+)
+def test_each_rung_holds_at_its_bound(changes: dict[str, float], precision: str, reason: str | None) -> None:
+    verdict = gate(replace(fidelity(), **changes), precision)
+    assert verdict.passed == (reason is None)
+    assert reason is None or reason in " ".join(verdict.reasons)

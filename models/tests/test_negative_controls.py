@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from enginebench_models.bounds import bounds
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.fidelity import (
@@ -15,6 +16,7 @@ from enginebench_models.fidelity import (
     gate,
     probe_ids,
 )
+from enginebench_models.greedy import choices, objections
 from enginebench_models.reference import Reference
 from enginebench_models.storage import Floats
 from enginebench_models.synthesis import synthesise
@@ -60,6 +62,28 @@ def test_every_fault_fails_both_gates(model: Model) -> None:
         if "of one layer" not in name:
             assert not gate(fidelity, "16-bit").passed, name
             assert fidelity.mean_kld > 10 * MEAN_KLD_16_BIT, name
+
+
+def test_every_fault_is_caught_by_a_named_rung(model: Model) -> None:
+    """G1 divergence, G1b clear likeliest ids, G1c logits, G3 the ids that it would choose."""
+    checkpoint, ids, reference = model
+    caught = {name: set[str]() for name in faults(checkpoint)}
+    for name, fault in faults(checkpoint).items():
+        logits = fault.logits(ids, PROBE_PREFILL)
+        found, bound = compare(reference, logits), bounds("16-bit")
+        if found.mean_kld > bound.mean_kld:
+            caught[name].add("G1")
+        if found.top1_clear is not None and found.top1_clear < bound.top1_clear:
+            caught[name].add("G1b")
+        if found.max_shifted_logit is not None and found.max_shifted_logit > bound.shifted_logit:
+            caught[name].add("G1c")
+        if objections(choices(reference, list(map(int, logits.argmax(axis=1)))), "16-bit"):
+            caught[name].add("G3")
+    missed = {name for name, rungs in caught.items() if not rungs}
+    assert missed <= {"one KV position of one layer overwritten"}
+    assert set.union(*caught.values()) == {"G1", "G1b", "G1c", "G3"}
+    rounded = RoundedReference(checkpoint).logits(ids, range(PROBE_PREFILL - 1, len(ids)))
+    assert objections(choices(reference, list(map(int, rounded.argmax(axis=1)))), "16-bit") == []
 
 
 def test_logits_are_peaked_and_differ_from_position_to_position(model: Model) -> None:

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from enginebench_models.storage import GGML, Floats
+from enginebench_models.bounds import BLOCKS, CLEAR_MARGIN, FLOAT32, QUANTISED, SIXTEEN_BIT, Bounds, bounds
+from enginebench_models.storage import Floats
 
 PROBE_PREFILL, PROBE_DECODE = 64, 64
 
-FLOAT32_MAX_LOGIT_ERROR = 1e-3
-MEAN_KLD_16_BIT = 1e-3
-MEAN_KLD_QUANTISED = 5e-3
-"""Where an engine computes with quantised blocks it may round activations to 8 bits, as llama.cpp does. Its Q4_K_M of
-the synthetic 1B model needs a third of this, the negative controls more than twice as much."""
-QUANTISED = frozenset(storage.name for storage in GGML.values() if storage.block > 1)
+FLOAT32_MAX_LOGIT_ERROR = FLOAT32.shifted_logit
+MEAN_KLD_16_BIT = SIXTEEN_BIT.mean_kld
+MEAN_KLD_QUANTISED = BLOCKS.mean_kld
+"""llama.cpp's Q4_K_M of the synthetic 1B model needs a third of this, the negative controls more than twice as much."""
 
 OVERLAP_16_BIT, OVERLAP_QUANTISED = 0.95, 0.9
 """Of the likeliest ids. Logit noise that gives a mean KL divergence of 1e-3 leaves 0.975 of them on the synthetic
@@ -46,6 +45,12 @@ class Fidelity:
     n_positions: int
     top_logprobs: int = 0
     overlap: float | None = None
+    kld_999: float | None = None
+    """99.9 % quantile: of few positions nearly the largest."""
+    top1_clear: float | None = None
+    """Agreement where the reference prefers its likeliest id by CLEAR_MARGIN or more; None without such a position."""
+    max_shifted_logit: float | None = None
+    """Largest logit error after removing the mean shift of each position, which changes no probability."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,22 @@ def compare(reference: Floats, candidate: npt.NDArray[np.floating], n_top: int =
         top1=float(agreement.mean()),
         max_abs_logit=float(error),
         n_positions=len(reference),
+        kld_999=float(np.quantile(divergences, 0.999)),
+        top1_clear=clear_agreement(reference, agreement),
+        max_shifted_logit=max(map(shifted_error, reference, candidate)),
     )
+
+
+def clear_agreement(reference: Floats, agreement: npt.NDArray[np.bool_]) -> float | None:
+    """Share of agreeing positions among those where the reference is clear."""
+    second, first = np.partition(reference, -2, axis=1)[:, -2:].T
+    clear = first - second >= CLEAR_MARGIN
+    return float(agreement[clear].mean()) if clear.any() else None
+
+
+def shifted_error(expected: Floats, found: npt.NDArray[np.floating]) -> float:
+    error = found.astype(np.float64) - expected
+    return float(np.abs(error - error.mean()).max())
 
 
 def compare_top(reference: Floats, candidate: npt.NDArray[np.floating], n_top: int) -> Fidelity:
@@ -103,10 +123,13 @@ def compare_top(reference: Floats, candidate: npt.NDArray[np.floating], n_top: i
     log_p = [log_softmax(row) for row in reference]
     rows = list(zip(log_p, candidate.astype(np.float64), told, strict=True))
     divergences = [merged_divergence(p[ids], q[ids]) for p, q, ids in rows]
+    agreement = np.array([p.argmax() == ids[q[ids].argmax()] for p, q, ids in rows])
     return Fidelity(
         mean_kld=float(np.mean(divergences)),
         max_kld=float(np.max(divergences)),
-        top1=float(np.mean([p.argmax() == ids[q[ids].argmax()] for p, q, ids in rows])),
+        top1=float(agreement.mean()),
+        kld_999=float(np.quantile(divergences, 0.999)),
+        top1_clear=clear_agreement(reference, agreement),
         max_abs_logit=float(max(np.abs(p[ids] - q[ids]).max() for p, q, ids in rows)),
         n_positions=len(reference),
         top_logprobs=n_top,
@@ -138,6 +161,7 @@ def gate(fidelity: Fidelity, precision: str) -> Verdict:
     if not all(math.isfinite(number) for number in numbers):
         return Verdict(False, ("the logits hold NaN or infinity",))
     reasons = float32_reasons(fidelity) if precision == "float32" else divergence_reasons(fidelity, precision)
+    reasons += clear_reasons(fidelity, bounds(precision))
     overlap = OVERLAP_QUANTISED if precision in QUANTISED else OVERLAP_16_BIT
     if fidelity.overlap is not None and fidelity.overlap < overlap:
         reasons.append(f"{fidelity.overlap:.1%} of the likeliest ids are the reference's, {overlap:.0%} are asked for")
@@ -150,6 +174,19 @@ def float32_reasons(fidelity: Fidelity) -> list[str]:
         reasons.append(f"largest logit error {fidelity.max_abs_logit:.2g} > {FLOAT32_MAX_LOGIT_ERROR:g}")
     if fidelity.top1 < 1.0:
         reasons.append(f"most likely token agrees at {fidelity.top1:.1%} of the positions, 100 % is asked for")
+    return reasons
+
+
+def clear_reasons(fidelity: Fidelity, bound: Bounds) -> list[str]:
+    """G1b and G1c of the ladder, on the positions of the probe."""
+    reasons = []
+    agreed, error = fidelity.top1_clear, fidelity.max_shifted_logit
+    if agreed is not None and agreed < bound.top1_clear:
+        reasons.append(
+            f"clear likeliest tokens agree at {agreed:.1%} of their positions, {bound.top1_clear:.0%} is asked for"
+        )
+    if error is not None and error > bound.shifted_logit:
+        reasons.append(f"logit error beyond a shift {error:.2g} > {bound.shifted_logit:g}")
     return reasons
 
 

@@ -1,15 +1,18 @@
 """Reference logits, computed once for a model and a probe and kept on disk: they depend on nothing else."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.eight_bit import KINDS, EightBitWeights
+from enginebench_models.greedy import Choices, choices
 from enginebench_models.reference import Reference
 from enginebench_models.storage import Floats
 
@@ -35,6 +38,31 @@ def reference_logits(
         _write(path, Reference(weights).logits(tokens, range(n_prefill - 1, len(tokens))))
     kept: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
     return kept
+
+
+def reference_choices(
+    checkpoint: Checkpoint,
+    prompt: Sequence[int],
+    ids: Sequence[int],
+    folder: Path | None = None,
+    precision: str = "",
+) -> Choices:
+    """How the reference ranks each of `ids` after `prompt` and those before it. Kept as numbers, not as logits."""
+    folder = folder or _default_folder()
+    kind = precision if precision in KINDS else ""
+    key = f"{REVISION}:{checkpoint.fingerprint}:choices:{len(prompt)}:{[*prompt, *ids]}:{kind}"
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    if path.exists():
+        kept = json.loads(path.read_text())
+        return Choices(tuple(kept["margins"]), tuple(kept["ranks"]))
+    course = [*prompt, *ids[:-1]]
+    weights = EightBitWeights(checkpoint, kind) if kind else checkpoint
+    found = choices(Reference(weights).logits(course, range(len(prompt) - 1, len(course))), ids)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".", suffix=".json", delete=False) as file:
+        json.dump(asdict(found), file)
+    Path(file.name).replace(path)
+    return found
 
 
 def _default_folder() -> Path:

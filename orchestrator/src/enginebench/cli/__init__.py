@@ -26,6 +26,7 @@ COMMANDS = {
     "doctor": "doctor:doctor",
     "selftest": "selftest:selftest",
     "validate": "validate:validate",
+    "verify": "verify:verify_engines",
     "conform": "upkeep:conform",
     "sync": "upkeep:sync",
     "pins": "upkeep:write_pins",

@@ -21,6 +21,7 @@ from enginebench_protocol.host import cache_folder, default_device
 from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge import fidelity_gate
 from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.judge.greedy import with_greedy
 from enginebench.judge.stopping import Look, look
 from enginebench.judge.verdicts import Candidate, decode_times
 from enginebench.machine import facts as machine
@@ -293,6 +294,9 @@ class Run:
         )
         judge = _judge_of(self.models[case.model]) if judged else None
         launch = run_launch(order, self.interpreters[self._environment(case)], self.bar.say, watchdog, judge)
+        if info.role == "engine":
+            check = next((c for c in self.launches if c.case == case and c.kind == "check"), None)
+            launch = with_greedy(launch, check, self.models[case.model].checkpoint, self.request.seed)
         journal.append(launch)
         self.launches.append(launch)
         if launch.failure is not None:

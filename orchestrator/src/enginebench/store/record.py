@@ -235,6 +235,10 @@ class FidelityReading(Record, frozen=True):
     top_logprobs: int = 0
     """The engine told only so many log-probabilities per position: the weaker check."""
     overlap: float | None = None
+    kld_999: float | None = None
+    top1_clear: float | None = None
+    """Agreement where the reference is clear by 0.1 nat; None without such a position."""
+    max_shifted_logit: float | None = None
 
 
 class Failure(Record, frozen=True):
