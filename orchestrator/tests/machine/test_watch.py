@@ -14,6 +14,7 @@ from enginebench.machine.examination import examine, keep_busy
 from enginebench.machine.gates import findings, launch_view
 from enginebench.machine.noise import process_counters, tree_counters
 from enginebench.machine.watch import LaunchWatch, Watch
+from enginebench.run import launch as launching
 
 from .conftest import FakeMachine
 from .fake_nvml import GIB
@@ -118,3 +119,17 @@ def test_a_process_is_examined_on_this_machine_and_no_gate_raises(tmp_path: Path
     assert len({finding.gate.name for finding in here}) == len(here)
     nowhere = {finding.gate.name: finding for finding in examine(0.01, tmp_path, tmp_path)}
     assert nowhere["swap"].state == nowhere["governor"].state == "unreadable"
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("timed", 1), ("energy", 1), ("check", 0), ("cold", 0)])
+def test_only_launches_that_measure_times_or_joules_are_put_in_doubt(
+    machine: FakeMachine, kind: str, expected: int
+) -> None:
+    """A busy GPU before the spawn; the check is recorded all the same."""
+    watch = machine.watch()
+    watch.settle = lambda *_: None  # type: ignore[method-assign]
+    assert machine.nvml is not None
+    machine.nvml.utilisation = 50
+    around = launching._around(LaunchWatch(watch), kind)  # type: ignore[arg-type]
+    assert around["noise"].before.gpu.utilisation_percent == 50
+    assert len(around["doubts"]) == expected

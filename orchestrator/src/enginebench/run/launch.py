@@ -84,7 +84,7 @@ class LaunchOrder:
     probe: list[int] | None = None
     """Fidelity probe; None for engines without a model (instruments)."""
     watch: Watch | None = None
-    """Records the noise around a timed launch; None: nobody looks."""
+    """Records the noise around the launch; None: nobody looks."""
     start_state: StartState | None = None
     """What was found just before the spawn."""
     meter: Meter | None = None
@@ -112,7 +112,7 @@ def run_launch(
     """Never raises for what an engine does: a failure is part of the record."""
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     started_ns, draft = time.perf_counter_ns(), _Draft()
-    if order.watch is not None and order.kind in ("timed", "energy"):
+    if order.watch is not None:
         draft.watch = LaunchWatch(order.watch)
     with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
         failure = _attempt(order, interpreter, say, watchdog, judge, Path(scratch), draft)
@@ -125,14 +125,17 @@ def run_launch(
         duration_ns=time.perf_counter_ns() - started_ns,
         failure=failure,
         requests=draft.requests,
-        **_around(draft.watch),
+        **_around(draft.watch, order.kind),
         start_state=order.start_state,
         **draft.facts,
     )
 
 
-def _around(watch: LaunchWatch | None) -> dict[str, Any]:
-    return {} if watch is None else {"noise": watch.noise, "doubts": doubts(watch.noise)}
+def _around(watch: LaunchWatch | None, kind: Kind) -> dict[str, Any]:
+    """Doubts are about times and joules: a check has neither, and a cold start is meant to wait for the disk."""
+    if watch is None:
+        return {}
+    return {"noise": watch.noise, "doubts": doubts(watch.noise) if kind in ("timed", "energy") else []}
 
 
 def _attempt(
@@ -219,12 +222,12 @@ def _timed(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Pat
     for iteration in range(order.warmup + order.iterations):
         phase = "warm-up" if iteration < order.warmup else "measured"
         say(f"{phase} request {iteration + 1}/{order.warmup + order.iterations}")
-        if draft.watch is not None and iteration == order.warmup:
+        if draft.watch is not None and phase == "measured" and iteration == order.warmup:
             draft.watch.start(child.pid)
         _request(order, client, child, iteration, phase, draft)
         if draft.watch is not None and phase == "measured":
             draft.watch.after_request()
-    if draft.watch is not None:
+    if draft.watch is not None and order.iterations:
         draft.watch.end(child.pid)
     elapsed_ns = time.perf_counter_ns() - wall_ns
     draft.facts["harness_cpu_share"] = (time.process_time_ns() - cpu_ns) / elapsed_ns

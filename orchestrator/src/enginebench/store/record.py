@@ -296,7 +296,7 @@ class Launch(Record, frozen=True):
     """CPU time of the orchestrator ÷ wall time, over the timed requests."""
     energy: EnergyReading | None = None
     noise: LaunchNoise | None = None
-    """Of timed and energy launches."""
+    """Of checks only what was found before the spawn."""
     doubts: list[str] = []
     """Recorded causes that make the whole launch invalid; empty means valid."""
     start_state: StartState | None = None
