@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import signal
@@ -152,9 +153,19 @@ def test_workloads_depths_and_threads_are_multiplied_and_each_is_a_case(run: Run
     ]
 
 
+def both_started(result: dict[str, Any]) -> bool:
+    fakes = [c for c in result["cases"] if c["engine"] == "fake"]
+    sound = all(found["valid"] for c in fakes for found in c["anatomy"].values())
+    return sound and all(c["status"] == "ok" and "cache-warm" in c["time_to_tokens_ns"] for c in fakes)
+
+
 def test_a_cold_start_is_taken_apart_and_its_break_even_found(run: Run, cli: Cli, tmp_path: Path) -> None:
-    """600 ms more to load, and half a millisecond less for each token: in front after 1200 tokens."""
-    _, result, _ = run("fake", "fake:slow-start", "--cold", "1", "-n", "32")
+    """600 ms more to load, and half a millisecond less for each token: in front after 1200 tokens.
+
+    A busy machine makes the clocks of such short starts disagree; then nothing is said, and it is tried again.
+    """
+    arguments = ("fake", "fake:slow-start", "--cold", "1", "-n", "32", "--iterations", "5")
+    result = next((found for _ in range(4) if both_started(found := run(*arguments)[1])), {})
     slow = case(result, "fake:slow-start")
     for state in ("cache-warm", "disk-cold"):
         found = slow["anatomy"][state]
@@ -176,6 +187,21 @@ def test_a_cold_start_is_taken_apart_and_its_break_even_found(run: Run, cli: Cli
     shown = cli("show", str(tmp_path / "runs" / result["run_id"]), "--cold-start").stdout
     assert "fake:slow-start overtakes fake:default after" in shown
     assert "disk-cold" in shown
+
+
+def test_a_model_that_another_process_maps_gives_no_disk_cold_numbers(run: Run, home: dict[str, str]) -> None:
+    run("fake")  # makes the model
+    (model,) = (Path(home["XDG_CACHE_HOME"]) / "enginebench" / "models" / "synthetic").glob("tiny-*.gguf")
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        sum(held[:: mmap.PAGESIZE])
+        _, result, _ = run("fake", "--cold", "1")
+    fake = case(result, "fake:default")
+    (cold,) = [launch for launch in fake["launches"] if launch["kind"] == "cold"]
+    assert cold["start_state"]["resident_share"] > 0.9
+    for found in (fake["metrics"]["disk_cold_load_ns"], fake["anatomy"]["disk-cold"]):
+        assert not found["valid"]
+        assert "another process maps it" in found["reasons"][0]
+    assert "disk-cold" not in fake["time_to_tokens_ns"]
 
 
 def test_show_prints_an_earlier_run_in_every_form(run: Run, cli: Cli, tmp_path: Path) -> None:
