@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from enginebench.machine.gates import GATES, doubts, findings, launch_view, launch_warnings
+from enginebench.machine.noise import read_noise
 from enginebench.machine.view import View
 from enginebench.store.surroundings import GpuState, LaunchNoise, NoiseSnapshot, ProcessCounters
 
@@ -181,3 +182,16 @@ def test_warnings_of_launches_are_counted_with_the_worst(records: Any) -> None:
     assert launch_warnings([launch(0), launch(3), launch(7), old, check]) == [
         "noise around 2 of 3 timed launches: runnable: 7 other threads were runnable"
     ]
+
+
+def test_a_slow_processor_is_seen_from_the_record_of_a_launch_alone() -> None:
+    moment = NoiseSnapshot(highest_mhz=2000.0, base_mhz=2500.0)
+    found = {f.gate.name: f for f in findings(launch_view(LaunchNoise(before=moment, start=moment, end=moment)))}
+    assert found["cpu-clock"].state == "warn"
+    assert found["cpu-clock"].sight.seen == "the fastest processor ran at 80% of the base frequency"
+
+
+def test_amds_and_arms_base_frequency_is_read_in_megahertz(machine: FakeMachine) -> None:
+    (machine.sys / f"{CPU}/cpu0/cpufreq/base_frequency").unlink()
+    machine.write(sys={f"{CPU}/cpu0/acpi_cppc/nominal_freq": "2450\n"})
+    assert read_noise(machine.proc, machine.sys).base_mhz == 2450.0

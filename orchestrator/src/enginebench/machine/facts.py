@@ -20,7 +20,7 @@ import psutil
 from enginebench.store.record import Record
 from enginebench.workspace.discovery import ROOT
 
-from .noise import PROC, SYS, first_line, lines_of
+from .noise import PROC, SYS, base_frequency_khz, first_line, lines_of
 
 MEBIBYTE = 2**20
 
@@ -115,7 +115,7 @@ def _cpu(proc: Path, sys: Path) -> Cpu:
         turbo=_turbo(sys),
         max_frequency_khz=_number(policy / "cpuinfo_max_freq"),
         smt=None if smt is None else smt == "1",
-        base_frequency_khz=_base_frequency(sys),
+        base_frequency_khz=base_frequency_khz(sys),
         frequency_limit_khz=_number(policy / "scaling_max_freq"),
         isolated=_isolated(sys),
         numa_nodes=len(list(sys.glob("devices/system/node/node[0-9]*"))) or None,
@@ -125,13 +125,6 @@ def _cpu(proc: Path, sys: Path) -> Cpu:
 def _number(path: Path) -> int | None:
     text = first_line(path)
     return int(text) if text else None
-
-
-def _base_frequency(sys: Path) -> int | None:
-    """Intel's driver tells it in kHz, ACPI's table (AMD, Arm) in MHz."""
-    cpu = sys / "devices/system/cpu/cpu0"
-    nominal = _number(cpu / "acpi_cppc/nominal_freq")
-    return _number(cpu / "cpufreq/base_frequency") or (nominal * 1000 if nominal else None)
 
 
 def _isolated(sys: Path) -> str | None:

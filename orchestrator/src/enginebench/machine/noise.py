@@ -60,6 +60,7 @@ def read_noise(proc: Path = PROC, sys: Path = SYS, gpu: GpuState | None = None) 
         thermal_throttles=_throttles(sys),
         mean_mhz=statistics.fmean(clocks) if clocks else None,
         highest_mhz=max(clocks, default=None),
+        base_mhz=None if (base := base_frequency_khz(sys)) is None else base / 1000,
         gpu=gpu,
     )
 
@@ -70,6 +71,15 @@ def read_clocks(proc: Path = PROC, sys: Path = SYS) -> list[float]:
     driver = [float(text) / 1000 for file in files if (text := first_line(file)) is not None]
     told = [line.partition(":")[2] for line in lines_of(proc / "cpuinfo") if line.startswith("cpu MHz")]
     return driver or [float(text) for text in told]
+
+
+def base_frequency_khz(sys: Path = SYS) -> int | None:
+    """Intel's driver tells it in kHz, ACPI's table (AMD, Arm) in MHz."""
+    cpu = sys / "devices/system/cpu/cpu0"
+    driver, nominal = first_line(cpu / "cpufreq/base_frequency"), first_line(cpu / "acpi_cppc/nominal_freq")
+    if driver:
+        return int(driver)
+    return int(nominal) * 1000 if nominal else None
 
 
 def tree_counters(pid: int, proc: Path = PROC) -> ProcessCounters | None:

@@ -128,11 +128,13 @@ def thermal_throttle(view: View) -> Sight:
 
 def clock_speed(view: View) -> Sight:
     """The fastest processor right after the work against the base frequency: idle ones are slow by design."""
-    base = view.machine.cpu.base_frequency_khz if view.machine else None
     reached = None if view.end is None else view.end.highest_mhz
+    base = None if view.end is None else view.end.base_mhz
+    if base is None and view.machine is not None and view.machine.cpu.base_frequency_khz:
+        base = view.machine.cpu.base_frequency_khz / 1000
     if base is None or reached is None:
         return unreadable("no base frequency is told")
-    share = reached * 1000 / base
+    share = reached / base
     return Sight(share < BASE_CLOCK_SHARE, f"the fastest processor ran at {share:.0%} of the base frequency", -share)
 
 

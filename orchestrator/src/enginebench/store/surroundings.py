@@ -67,6 +67,8 @@ class NoiseSnapshot(Reading, frozen=True):
     mean_mhz: float | None = None
     highest_mhz: float | None = None
     """Over the processors, as the kernel tells it at that moment: idle ones pull the mean down."""
+    base_mhz: float | None = None
+    """What the maker promises without turbo."""
     gpu: GpuState | None = None
 
 
