@@ -133,3 +133,32 @@ def test_only_launches_that_measure_times_or_joules_are_put_in_doubt(
     around = launching._around(LaunchWatch(watch), kind)  # type: ignore[arg-type]
     assert around["noise"].before.gpu.utilisation_percent == 50
     assert len(around["doubts"]) == expected
+
+
+# Writes a file, has it dropped from the page cache, maps it and reads every page; tells its own counts and waits.
+READER = """
+import mmap, os, resource, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.write(fd, b"x" * (8 << 20)); os.fsync(fd); os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+block = mmap.mmap(fd, 8 << 20, mmap.MAP_SHARED); block.madvise(mmap.MADV_RANDOM)
+total = sum(block[i] for i in range(0, 8 << 20, 4096))
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_majflt, used.ru_nivcsw, flush=True); sys.stdin.readline()
+"""
+
+
+def test_faults_that_wait_for_the_disk_are_counted_as_the_process_counts_its_own(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path / "file")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+    faults, switches = map(int, process.stdout.readline().split())
+    counters = tree_counters(process.pid)
+    process.communicate("\n")
+    (tmp_path / "file").unlink()
+    assert counters is not None
+    if faults == 0:
+        pytest.skip("nothing leaves the page cache here: a file system in memory")
+    assert counters.major_faults == faults
+    assert counters.involuntary_switches >= switches
