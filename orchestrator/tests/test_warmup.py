@@ -180,6 +180,16 @@ def test_too_few_requests_have_no_class_but_a_reason_and_a_curve(records: Any) -
     assert len(found.curve) == 9
 
 
+def test_requests_of_a_depth_alone_are_other_work_and_not_in_the_series(records: Any) -> None:
+    """They are shorter, and come last: in the series they would be a change-point."""
+    plain = launch(records, [2.0] + [1.0] * 12)
+    alone = [
+        msgspec.structs.replace(plain.requests[-1], phase="depth", t_token_ns=[MS], iteration=13 + i) for i in range(4)
+    ]
+    with_depth = msgspec.structs.replace(plain, requests=[*plain.requests, *alone])
+    assert case_warmup([with_depth]) == case_warmup([plain])
+
+
 def test_check_launches_and_failed_ones_are_not_judged(records: Any) -> None:
     failed = launch(records, [1.0] * 13)
     failed = type(failed)(**{**{f: getattr(failed, f) for f in failed.__struct_fields__}, "failure": records.failure()})

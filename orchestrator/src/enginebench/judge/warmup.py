@@ -58,10 +58,10 @@ class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
 def case_warmup(launches: Sequence[Launch]) -> WarmUp | None:
     """None without a timed launch that ended well."""
     good = [launch for launch in launches if launch.kind == "timed" and launch.ok and not launch.doubts]
-    series = [launch for launch in good if launch.requests]
+    series = [launch for launch in good if launch.of_workload]
     if not series:
         return None
-    fewest = min(len(launch.requests) for launch in series)
+    fewest = min(len(launch.of_workload) for launch in series)
     if fewest < FEWEST_POINTS:
         return _unjudged(series, f"{fewest} requests a launch: a steady state is told from {FEWEST_POINTS} on")
     found = [steadiness(durations(launch)) for launch in series]
@@ -79,7 +79,7 @@ def case_warmup(launches: Sequence[Launch]) -> WarmUp | None:
 
 def durations(launch: Launch) -> list[float]:
     """Start to last token of every request, warm-up and measured, in their order."""
-    return [float(request.t_token_ns[-1]) for request in launch.requests]
+    return [float(request.t_token_ns[-1]) for request in launch.of_workload]
 
 
 def tokens_to_steady(launch: Launch, start: int) -> int:
@@ -88,15 +88,16 @@ def tokens_to_steady(launch: Launch, start: int) -> int:
     Where the first request alone was slow, the gaps between its tokens say which of them were: each gap is held against
     the median of the same gap in the steady requests, because gaps grow with the context.
     """
-    before = launch.requests[:start]
-    if start <= SHORTEST_SEGMENT and (within := _steady_token(launch.requests[0], launch.requests[start:])) is not None:
+    requests = launch.of_workload
+    before = requests[:start]
+    if start <= SHORTEST_SEGMENT and (within := _steady_token(requests[0], requests[start:])) is not None:
         return within
     return sum(len(request.t_token_ns) for request in before)
 
 
 def seconds_to_steady(launch: Launch, start: int) -> float:
     """From the start of the first request to that of the first steady one."""
-    return (launch.requests[start].t_start_ns - launch.requests[0].t_start_ns) / 1e9
+    return (launch.of_workload[start].t_start_ns - launch.of_workload[0].t_start_ns) / 1e9
 
 
 def _steady_token(first: Request, steady: Sequence[Request]) -> int | None:

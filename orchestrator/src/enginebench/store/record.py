@@ -312,5 +312,10 @@ class Launch(Record, frozen=True):
         return self.start_state is None or self.start_state.reason is None
 
     @property
+    def of_workload(self) -> list[Request]:
+        """Warm-up and measured requests: all the same work."""
+        return [r for r in self.requests if r.phase != "depth"]
+
+    @property
     def measured(self) -> list[Request]:
         return [r for r in self.requests if r.phase == "measured"]
