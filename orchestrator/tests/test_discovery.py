@@ -70,6 +70,23 @@ def test_an_unknown_name_is_answered_with_the_near_match(engines: dict[str, Engi
         select([name], engines)
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ('"precision impact" = "plane"', "plain"),
+        ('"precision impct" = "plain"', "precision impact"),
+    ],
+)
+def test_a_comparison_with_what_does_not_exist_is_refused_with_the_near_match(
+    tmp_path: Path, entry: str, told: str
+) -> None:
+    write(tmp_path, "odd", "engine", "none")
+    file = tmp_path / "packages" / "engine-odd" / "pyproject.toml"
+    file.write_text(file.read_text().replace("in_all = false", f"in_all = false, compares = {{ {entry} }}"))
+    with pytest.raises(UsageError, match=told):
+        discover(tmp_path)
+
+
 def test_a_malformed_table_is_refused_with_its_file(tmp_path: Path) -> None:
     write(tmp_path, "odd", "king", "none")
     with pytest.raises(UsageError, match=r"engine-odd/pyproject.toml.*role"):

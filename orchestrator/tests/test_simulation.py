@@ -94,7 +94,9 @@ def test_detection_in_many_runs(slowdown: float, cv: float) -> None:
         found = verdicts(1000, 10, Noise(cv), slowdown=slowdown, stopping=rule)
         how = "fixed" if rule is None else "standard"
         print(f"slow-down {slowdown} cv {cv} {how}: {found.share('SLOWER'):.3f}, {found.mean_launches:.1f} launches")
-        assert found.share("FASTER") == 0
+        assert found.share("FASTER") <= 0.005
+        if rule is not None and slowdown >= 0.02 and cv <= 0.01:
+            assert found.share("SLOWER") >= 0.90
 
 
 @pytest.mark.slow

@@ -135,6 +135,23 @@ def test_without_its_base_in_the_run_nothing_is_said(records: Any) -> None:
     assert {c.name for c in named_comparisons(alone)} == {"warm-up improvement"}
 
 
+@pytest.mark.parametrize(("dim", "file_bytes", "found"), [(64, 500, True), (64, 900, False), (128, 500, False)])
+def test_fewer_bits_of_the_same_shape_are_a_quantisation(records: Any, dim: int, file_bytes: int, found: bool) -> None:
+    """900 of 1000 bytes are another header, not fewer bits; another width is another model."""
+    wide = candidate(records, "x:a", noisy(4.0))
+    narrow_case = msgspec.structs.replace(wide.case, model="m-q8")
+    narrow = Candidate(narrow_case, "engine", launches(records, "x:a", noisy(2.0)))
+    models = [
+        {"name": "m", "shape": {"dim": 64}, "file_bytes": 1000},
+        {"name": "m-q8", "shape": {"dim": dim}, "file_bytes": file_bytes},
+    ]
+    quantised = [c for c in named_comparisons([wide, narrow], models) if c.name == "quantisation impact"]
+    assert bool(quantised) == found
+    if found:
+        assert quantised[0].base == wide.case.id
+        assert quantised[0].ratio == pytest.approx(2.0)
+
+
 def test_the_warm_up_improvement_is_first_request_over_steady_one(records: Any) -> None:
     found = named_comparisons([candidate(records, "x:a", noisy(4.0))])[0]
     assert found.base == found.new

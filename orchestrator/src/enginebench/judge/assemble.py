@@ -121,7 +121,7 @@ def _with_comparisons(
     ranks = rank_groups(good, pairs) if pairs else {}
     for facts, row in zip(cases, result["cases"], strict=True):
         row["rank_groups"] = ranks.get(facts.case.id)
-    return {**result, "comparisons": msgspec.to_builtins([*pairs, *named_comparisons(good)])}
+    return {**result, "comparisons": msgspec.to_builtins([*pairs, *named_comparisons(good, result["plan"]["models"])])}
 
 
 def device_limits(cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]]) -> dict[tuple[str, str], Limit]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, permutations
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,9 @@ from .metrics import LAUNCH_FACTS, median_of, timing
 
 TPOT, TTFT, LOAD = "tpot_ns", "ttft_ns", "load_ns"
 WARMUP_IMPROVEMENT = "warm-up improvement"
+QUANTISATION = "quantisation impact"
+FEWER_BYTES = 0.8
+"""A model of the same shape in less than four fifths of the bytes holds its weights in fewer bits."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,13 @@ def pair_comparisons(candidates: Sequence[Candidate]) -> list[Comparison]:
     ]
 
 
-def named_comparisons(candidates: Sequence[Candidate]) -> list[Comparison]:
-    """What configurations of one engine, and requests of one process, say of each other: a table for each metric."""
+def named_comparisons(candidates: Sequence[Candidate], models: Sequence[Mapping[str, Any]] = ()) -> list[Comparison]:
+    """What configurations of one engine, the same one with fewer bits, and requests of one process say of each other.
+
+    A table for each metric. `models`: those of the plan, with `name`, `shape` and `file_bytes`.
+    """
     pairs = [pair for group in _groups(candidates) for new in group for pair in _named_pairs(new, group)]
+    pairs += _quantised_pairs(candidates, {model["name"]: model for model in models})
     by_metric = [holm([_compared(base, new, metric, name) for name, base, new in pairs]) for metric in (TPOT, TTFT)]
     warmed = holm([c for candidate in candidates if (c := _warmup_improvement(candidate)) is not None])
     return [*by_metric[0], *by_metric[1], *warmed]
@@ -116,6 +124,17 @@ def _named_pairs(new: Candidate, group: Sequence[Candidate]) -> Iterator[tuple[s
         for base in group:
             if base.case == msgspec.structs.replace(new.case, configuration=configuration):
                 yield name, base, new
+
+
+def _quantised_pairs(
+    candidates: Sequence[Candidate], models: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Candidate, Candidate]]:
+    """The same configuration on two models of one shape: the larger file is the base."""
+    for base, new in permutations((c for c in candidates if c.role != "instrument" and c.case.model in models), 2):
+        wide, narrow = models[base.case.model], models[new.case.model]
+        same = base.case == msgspec.structs.replace(new.case, model=base.case.model)
+        if same and wide["shape"] == narrow["shape"] and narrow["file_bytes"] < FEWER_BYTES * wide["file_bytes"]:
+            yield QUANTISATION, base, new
 
 
 def _warmup_improvement(candidate: Candidate) -> Comparison | None:
