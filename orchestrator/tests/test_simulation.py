@@ -67,15 +67,15 @@ def test_equal_cases_are_told_apart_in_one_of_a_hundred_comparisons_at_most(cv: 
 @pytest.mark.parametrize("cv", [0.005, 0.01, 0.02, 0.03])
 def test_equal_cases_in_many_runs(cases: int, cv: float) -> None:
     for rule in (None, STANDARD):
-        found = verdicts(2000 // (cases - 1), 10, Noise(cv), cases=cases, stopping=rule)
+        found = verdicts(5000 // (cases - 1), 10, Noise(cv), cases=cases, stopping=rule)
         false = found.share("FASTER", "SLOWER")
         print(f"A/A cases {cases} cv {cv} {'fixed' if rule is None else 'standard'}: {false:.4f} {found}")
-        assert false <= 0.015  # the binomial spread of 2000 comparisons at 1 % is 0.22 %
+        assert false <= 0.01
 
 
 def test_a_slow_down_of_two_percent_is_found_by_standard_in_nine_of_ten_runs() -> None:
     """Launch CV 1 %; the run goes on to 15 or 20 launches where ten leave the ratio wider than 1 %."""
-    found = verdicts(150, 10, Noise(0.01), slowdown=0.02, stopping=STANDARD)
+    found = verdicts(400, 10, Noise(0.01), slowdown=0.02, stopping=STANDARD)
     assert found.share("SLOWER") >= 0.90
     assert found.share("FASTER") == 0
     assert found.mean_launches < 15
@@ -83,7 +83,7 @@ def test_a_slow_down_of_two_percent_is_found_by_standard_in_nine_of_ten_runs() -
 
 def test_ten_launches_alone_find_it_less_often() -> None:
     """Negative control: the rule is what makes up for the strict level."""
-    assert 0.70 <= verdicts(150, 10, Noise(0.01), slowdown=0.02).share("SLOWER") < 0.90
+    assert 0.60 <= verdicts(150, 10, Noise(0.01), slowdown=0.02).share("SLOWER") < 0.90
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_ten_launches_alone_find_it_less_often() -> None:
 @pytest.mark.parametrize("cv", [0.005, 0.01, 0.015, 0.02, 0.03])
 def test_detection_in_many_runs(slowdown: float, cv: float) -> None:
     for rule in (None, STANDARD):
-        found = verdicts(1000, 10, Noise(cv), slowdown=slowdown, stopping=rule)
+        found = verdicts(2000, 10, Noise(cv), slowdown=slowdown, stopping=rule)
         how = "fixed" if rule is None else "standard"
         print(f"slow-down {slowdown} cv {cv} {how}: {found.share('SLOWER'):.3f}, {found.mean_launches:.1f} launches")
         assert found.share("FASTER") <= 0.005

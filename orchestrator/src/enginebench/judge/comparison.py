@@ -21,8 +21,9 @@ Word = Literal["FASTER", "SLOWER", "SAME", "INCONCLUSIVE"]
 
 LEAST_DIFFERENCE = 0.01
 """A difference below 1 % is none, whatever its p-value; what the machine shows between equals (A/A floor) raises it."""
-SIGNIFICANCE = 0.01
-"""Of a whole table. At the customary 5 % a pair alone is called different in up to 5 of 100 A/A comparisons."""
+SIGNIFICANCE = 0.005
+"""Of a whole table: half of the one false verdict in a hundred that is allowed. At the customary 5 % a pair alone is
+called different in 2 to 5 of 100 runs of equal engines."""
 FEWEST_FOR_VERDICT = 10
 MOST_FURTHER = 1000
 
