@@ -38,7 +38,8 @@ def test_a_run_reports_the_known_speed_of_the_scripted_engine_within_one_percent
 
 def test_every_field_of_the_original_record_has_its_counterpart(run: Run) -> None:
     _, result, _ = run("fake")
-    assert set(result) == {"schema_version", "run_id", "environment", "plan", "cases", "comparisons"}
+    wanted_parts = {"schema_version", "run_id", "environment", "plan", "cases", "comparisons", "break_even"}
+    assert set(result) == wanted_parts
     metrics = case(result, "limit:default")["metrics"]
     wanted = ["iterations", "total_time_ns", "ttft_ns", "tpot_ns", "min_itl_ns", "max_itl_ns"]
     wanted += ["decode_tps", "peak_decode_tps", "peak_memory_bytes", "model_memory_bytes", "load_ns", "cold_start_ns"]
