@@ -17,8 +17,11 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment whose cache is fresh: no model, no reference, no kernel."""
-    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "COLUMNS": "160"}
+    """An environment whose cache is fresh: no model, no reference, no kernel. uv keeps its own: packages stay."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    packages = os.environ.get("UV_CACHE_DIR") or str(caches / "uv")
+    fresh = str(tmp_path_factory.mktemp("cache"))
+    return {**os.environ, "XDG_CACHE_HOME": fresh, "UV_CACHE_DIR": packages, "COLUMNS": "160"}
 
 
 @pytest.fixture(scope="session")
