@@ -34,23 +34,26 @@ def benchstat(*results: dict[str, Any]) -> str:
     lines = [f"Unit {unit} better={better}" for unit, (better, _) in UNITS.items()]
     lines.append(f"Unit {MEMORY} better=lower")
     for result in results:
-        lines += [*_configuration(result), *(line for case in result["cases"] for line in _case(case))]
+        several = len(results) > 1
+        lines += [*_configuration(result, several), *(line for case in result["cases"] for line in _case(case))]
     return "\n".join(lines)
 
 
-def _configuration(result: dict[str, Any]) -> Iterator[str]:
+def _configuration(result: dict[str, Any], several: bool) -> Iterator[str]:
+    """benchstat makes a table of its own for every difference here, so only what results must share to be compared is
+    told as configuration; and the run where there are several, for `-col run`.
+    """
     environment, plan = result["environment"], result["plan"]
     facts = {
-        "run": result["run_id"],
-        "date": environment["date"],
-        "commit": (environment["repository"] or {}).get("commit"),
+        **({"run": result["run_id"]} if several else {}),
         "cpu": environment["cpu"]["model"],
         "machine": machine_of(environment),
         "device": plan["device"],
         "threads": plan["threads"],
-        "preset": plan["preset"],
     }
+    commit = (environment["repository"] or {}).get("commit")
     yield ""
+    yield f"# run {result['run_id']}, {environment['date']}, preset {plan['preset']}, commit {commit}"
     yield from (f"{key}: {printable(str(value))}" for key, value in facts.items() if value is not None)
 
 
