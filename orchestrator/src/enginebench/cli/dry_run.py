@@ -16,6 +16,8 @@ def print_plan(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> N
     preset = plan.preset
     print(f"preset {preset.name}: one check launch per case, then")
     print(f"{preset.launches} launches x ({preset.warmup} warm-up + {preset.iterations} measured) requests")
+    if preset.stopping:
+        print(f"up to {preset.stopping.most} launches, until ratios are known to ±{preset.stopping.half_width:.1%}")
     if preset.cold_launches:
         print(f"{preset.cold_launches} disk-cold launches x {preset.warmup + 1} requests")
     for (model, workload), cases in groupby(plan.cases, key=_work):

@@ -1,0 +1,78 @@
+"""A run goes on by whole blocks while its ratios are wide, and keeps why it ended. Launches are made up here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from enginebench.judge import stopping
+from enginebench.plan.plan import Plan, Stopping, preset
+from enginebench.plan.schedule import Cost, Fit
+from enginebench.run.run import Run
+
+SWING = [-1.0, 1.0, -0.5, 0.5, -1.5, 1.5, -1.0, 1.0, -0.5, 0.5]
+
+
+def made_up(records: Any, cv: float, budget: float | None = None, seconds: Callable[[], float] = lambda: 0.0) -> Run:
+    """A run of two cases whose launches take no time; one case swings by `cv` from block to block."""
+    cases = (records.case("x", "still"), records.case("x", "swinging"))
+    chosen = replace(preset("standard"), stopping=Stopping(0.01, 5, 20), time_budget_seconds=budget)
+    run = Run.__new__(Run)
+    run.request = SimpleNamespace(preset=chosen, workloads=[records.workload])  # type: ignore[assignment]
+    run.plan, run.models = Plan(chosen, cases, 0), {}
+    run.infos = {case.id: SimpleNamespace(role="engine") for case in cases}  # type: ignore[misc]
+    run.bar = SimpleNamespace(expect=lambda _: None, begin=lambda *_: None, note=lambda _: None)  # type: ignore[assignment]
+    run.launches, run.left_out, run.looks = [], [], []
+    run.fit = Fit(10, 10, 3, ())
+
+    def launch(case: Any, kind: str, block: int, *_: Any) -> Any:
+        ms = 4.0 * math.exp(cv * SWING[block % 10] * (case.configuration == "swinging"))
+        run.launches.append(records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], case, block=block))
+        return run.launches[-1]
+
+    run._launch = launch  # type: ignore[method-assign,assignment]
+    costs = {case.id: Cost(seconds(), 0.0) for case in cases}
+    run._timed_blocks(costs, 0.0, None, None)  # type: ignore[arg-type]
+    return run
+
+
+def blocks_of(run: Run) -> list[int]:
+    return [launch.block for launch in run.launches]
+
+
+def test_narrow_ratios_end_a_run_at_its_ten_launches(records: Any) -> None:
+    run = made_up(records, 0.005)
+    assert blocks_of(run) == sorted([*range(10)] * 2)
+    assert [(look.launches, look.why) for look in run.looks] == [(10, stopping.NARROW)]
+
+
+def test_wide_ratios_send_it_on_by_whole_blocks(records: Any) -> None:
+    run = made_up(records, 0.015)
+    assert blocks_of(run) == sorted([*range(15)] * 2)
+    assert [(look.launches, look.why) for look in run.looks] == [(10, None), (15, stopping.NARROW)]
+    facts = run._stopping()
+    assert facts is not None
+    assert facts["most"] == 20
+    assert [look["why"] for look in facts["looks"]] == [None, stopping.NARROW]
+    assert run.fit.launches == 15
+
+
+def test_hopeless_noise_ends_it_at_once(records: Any) -> None:
+    run = made_up(records, 0.10)
+    assert [(look.launches, look.why) for look in run.looks] == [(10, stopping.TOO_NOISY)]
+    assert len(run.launches) == 20
+
+
+def test_the_time_budget_ends_it_in_the_middle_and_is_the_reason(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each launch is expected to take 10 s; the clock goes on by 20 s a block, and 250 s allow twelve blocks."""
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("enginebench.run.run.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    run = made_up(records, 0.015, budget=250.0, seconds=lambda: 10.0)
+    assert [(look.launches, look.why) for look in run.looks] == [(10, None), (12, "the time budget was spent")]
+    assert run.fit.launches == 12
+    assert blocks_of(run) == sorted([*range(12)] * 2)
+    assert run.left_out == []
