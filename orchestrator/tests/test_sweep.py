@@ -104,3 +104,13 @@ def test_the_estimate_of_a_product_is_the_sum_of_its_cases() -> None:
     one, other = (cases([("a", "x")], ["tiny"], [parsed(name)], []) for name in ("pp8+tg8", "tg2000@d30"))
     each = [rough_seconds(Plan(standard, part, 0), configs, "cpu") for part in (one, other)]
     assert rough_seconds(Plan(standard, one + other, 0), configs, "cpu") == pytest.approx(sum(each))
+
+
+def test_the_estimate_knows_the_requests_of_the_depth_alone() -> None:
+    """Without a depth the same tokens are one prompt: four requests of 4000 tokens a launch are on top."""
+    configs, standard = {"m": catalogue.entry("llama3-1b").config}, preset("standard")
+    deep, flat = (cases([("a", "x")], ["m"], [parsed(name)], []) for name in ("pp96+tg4@d4000", "pp4096+tg4"))
+    more = rough_seconds(Plan(standard, deep, 0), configs, "cpu") - rough_seconds(
+        Plan(standard, flat, 0), configs, "cpu"
+    )
+    assert more == pytest.approx(10 * 4 * 4000 * configs["m"].read_elements_per_token() * 2 / 100e9)

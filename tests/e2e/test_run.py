@@ -234,6 +234,17 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_of_a_sweep_shows_the_product(cli: Cli, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text('engines = ["fake", "fake:slow"]\nn_gen = [8, 16]\nn_depth = "0-64+32"\nthreads = "1-4*2"')
+    done = cli("run", "--sweep", str(sweep), "--model", "tiny", "--preset", "standard", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    product = "1 model x 6 workloads x 3 configurations x 3 thread counts = 54 cases"
+    assert f"{product}, {54 * (1 + 10 + 3)} launches" in done.stdout
+    assert "tiny  pp128+tg16@d64: a request of 192 + 16 tokens" in done.stdout
+    assert "  fake:slow t4" in done.stdout
+
+
 def test_a_small_time_budget_leaves_out_whole_launches_and_says_so(run: Run) -> None:
     _, result, _ = run("fake", "--iterations", "50", "--n-gen", "100", "--time-budget", "4")
     assert any("measured requests" in line for line in result["plan"]["left_out"])

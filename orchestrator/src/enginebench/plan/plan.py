@@ -122,7 +122,8 @@ def rough_seconds(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -
     requests = [rough_request_seconds(case.workload, configs[case.model], device) for case in plan.cases]
     launch = len(requests) * ASSUMED_LAUNCH_SECONDS * (1 + preset.launches + preset.cold_launches)
     timed, cold = preset.launches * (preset.warmup + preset.iterations), preset.cold_launches * (preset.warmup + 1)
-    whole = launch + sum(requests) * (4 + timed + cold)
+    depths = [_depth_seconds(case.workload, configs[case.model], device) for case in plan.cases]
+    whole = launch + sum(requests) * (4 + timed + cold) + sum(depths) * preset.launches
     return min(whole, preset.time_budget_seconds or whole)
 
 
@@ -131,3 +132,9 @@ def rough_request_seconds(workload: Workload, config: LlamaConfig, device: str) 
     cache_bytes = config.kv_bytes_per_token(2) * (workload.n_sent + workload.n_gen / 2)
     decode = workload.n_gen * (elements * 2 + cache_bytes) / ASSUMED_BANDWIDTH[device]
     return decode + workload.n_sent * elements * 2 / ASSUMED_FLOPS[device]
+
+
+def _depth_seconds(workload: Workload, config: LlamaConfig, device: str) -> float:
+    """Of a launch's requests of the depth alone."""
+    prefill = workload.n_depth * config.read_elements_per_token() * 2 / ASSUMED_FLOPS[device]
+    return workload.n_depth_requests * prefill
