@@ -48,6 +48,14 @@ conform NAME *ARGS:
 selfbench *ARGS:
     {{ uv }} run python tests/selfbench/run.py "$@"
 
+# a million damaged model files against the validator, and what it accepts against llama.cpp and safetensors
+torture-files *ARGS:
+    {{ uv }} run python tests/torture/files.py "$@"
+
+# a coverage-guided fuzzer against both ends of the protocol
+torture-wire *ARGS:
+    {{ uv }} run --group fuzz python tests/torture/fuzz_wire.py "$@"
+
 # lint, types, architecture, pins, host names
 check:
     {{ uv }} run python tests/check.py

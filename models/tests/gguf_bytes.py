@@ -12,6 +12,7 @@ from enginebench_models.gguf_header import ARRAY, SCALARS, STRING
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, U64, I64, F64 = 0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12
 LLAMA_PRE = "llama-bpe"
+PATTERN = bytes((7 * n + 1) % 61 for n in range(61))
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def gguf(
     for tensor in tensors:
         raw += tensor.packed(offset)
         n_bytes = tensor.data_bytes()
-        data += bytes((7 * n + 1) % 61 for n in range(n_bytes)) + bytes(-n_bytes % step)
+        data += (PATTERN * (n_bytes // len(PATTERN) + 1))[:n_bytes] + bytes(-n_bytes % step)
         offset += n_bytes + -n_bytes % step
     return raw + bytes(-len(raw) % step) + data
 

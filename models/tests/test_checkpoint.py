@@ -207,6 +207,16 @@ def sharded(tiny_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "sharded"
 
 
+def test_a_file_that_may_not_be_read_is_refused(copy_of_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: object, flags: int) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(NotAModel, match="cannot be read: Permission denied") as caught:
+        open_checkpoint(copy_of_tiny)
+    assert caught.value.rule == "regular-file"
+
+
 def test_shards_are_one_model(tiny_folder: Path, sharded: Path) -> None:
     whole, parts = open_checkpoint(tiny_folder), open_checkpoint(sharded)
     assert len(parts.files) == 2
