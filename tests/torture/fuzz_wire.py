@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "protocol" / "tests" / "support"))
 TARGETS = ("engine", "client", "message")
 SECONDS, MIB = 0.1, 64
+SESSIONS = {
+    "answers": "hello progress loaded token generated scored account done done",
+    "requests": "load generate score memory unload shutdown",
+    "failures": "hello failed failed failed",
+}
 
 
 def fuzz(target: str, arguments: list[str]) -> None:
@@ -82,12 +87,16 @@ def campaign(target: str, options: argparse.Namespace) -> dict[str, object]:
     import wire
 
     with tempfile.TemporaryDirectory() as folder:
-        frames = wire.golden_frames()
+        frames, corpus = wire.golden_frames(), Path(folder) / "corpus"
+        corpus.mkdir()
         for name, frame in frames.items():
-            (Path(folder) / name).write_bytes(frame[4:] if target == "message" else frame)
-        (Path(folder) / "session").write_bytes(frames["hello"] + frames["loaded"] + frames["generated"])
-        words = [folder, f"-runs={options.runs}", f"-max_total_time={options.seconds}", f"-seed={options.seed}"]
-        words += ["-max_len=2048", "-print_final_stats=1", f"-artifact_prefix={folder}/"]
+            (corpus / name).write_bytes(frame[4:] if target == "message" else frame)
+        for name, session in SESSIONS.items():
+            (corpus / name).write_bytes(b"".join(frames[each] for each in session.split()))
+        (Path(folder) / "dictionary").write_text(dictionary(frames))
+        words = [str(corpus), f"-dict={folder}/dictionary", f"-runs={options.runs}", f"-seed={options.seed}"]
+        words += [f"-max_total_time={options.seconds}", "-max_len=2048", "-print_final_stats=1"]
+        words += [f"-artifact_prefix={folder}/"]
         command = [sys.executable, __file__, "--target", target, *words]
         done = subprocess.run(command, capture_output=True, check=False)
     text = done.stderr.decode("utf-8", "replace")
@@ -100,6 +109,12 @@ def campaign(target: str, options: argparse.Namespace) -> dict[str, object]:
         "edges_covered": int((re.findall(r"cov: (\d+)", text) or ["0"])[-1]),
         "crash": "" if done.returncode == 0 else text[-2000:],
     }
+
+
+def dictionary(frames: dict[str, bytes]) -> str:
+    """Whole frames for libFuzzer to put anywhere: no chance puts a length before its payload."""
+    escaped = ["".join(map("\\x{:02x}".format, frame)) for frame in frames.values() if len(frame) < 64]
+    return "".join(f'"{entry}"\n' for entry in escaped)
 
 
 def statistic(name: str, text: str) -> int | None:
