@@ -416,5 +416,11 @@ def models() -> list[Malformed]:
             "PoC, control-vector layer index",
         ),
         Malformed("one of two files", "unsupported", split),
+        Malformed(
+            "experts used where there are none",
+            "unsupported",
+            llama(added=(Key("llama.expert_used_count", U32, 2),)),
+            "found here",
+        ),
         Malformed("a mixture of experts", "unsupported", llama(added=(Key("llama.expert_count", U32, 8),))),
     ]

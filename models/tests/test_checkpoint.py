@@ -141,7 +141,7 @@ def change_shape(metadata: Json, tensors: dict[str, np.ndarray]) -> None:
         (lambda m, t: m.pop("llama.block_count"), InvalidModel, "lacks the metadata key 'llama.block_count'"),
         (lambda m, t: m.update({"llama.block_count": "2"}), InvalidModel, "block_count is of type string; uint32"),
         (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
-        (lambda m, t: m.update({"llama.expert_count": 8}), UnsupportedModel, "8 experts"),
+        (lambda m, t: m.update({"llama.expert_count": 8}), UnsupportedModel, "expert_count is 8"),
         (lambda m, t: m.update({"split.count": np.uint16(3)}), UnsupportedModel, "3 files"),
         (lambda m, t: m.update({"llama.rope.dimension_count": 16}), UnsupportedModel, "16 rotated"),
     ],

@@ -58,10 +58,11 @@ def refuse_unsupported(keys: "Keys") -> None:
     scaling = keys.get("llama.rope.scaling.type", "none")
     if scaling != "none":
         raise UnsupportedModel(f"{keys.path} uses {scaling!r} RoPE scaling; none and llama3 (rope_freqs) are run.")
-    if keys.get("llama.expert_count", 0):
-        raise UnsupportedModel(
-            f"{keys.path} is a mixture of {keys.get('llama.expert_count', 0)} experts; dense models are run."
-        )
+    for key in ("llama.expert_count", "llama.expert_used_count"):  # llama.cpp aborts where only the second is there
+        if keys.get(key, 0):
+            raise UnsupportedModel(
+                f"{keys.path} is a mixture of experts ({key} is {keys.get(key, 0)}); dense models are run."
+            )
     if keys.get("split.count", 1) not in (0, 1):
         raise UnsupportedModel(
             f"{keys.path} is split into {keys.get('split.count', 1)} files; merge them with llama-gguf-split."
