@@ -30,14 +30,13 @@ def test_each_violation_is_caught_by_its_audit_and_honest_work_by_none(cases: di
         assert [audit["name"] for audit in failed] == [name], label
         assert said in failed[0]["detail"]
         assert cases[label]["status"] == "invalid"
+        assert f"failed audit {name}: " in cases[label]["reason"]
         assert not cases[label]["metrics"]["decode_tps"]["valid"]
-    for label in ("limit:default", "fake:default"):
-        assert cases[label]["status"] == "ok"
+    for label in ("limit:default", "fake:default"):  # whatever a busy machine makes of their times
         assert all(audit["passed"] for audit in cases[label]["audits"])
 
     forgetful = {audit["name"]: audit for audit in cases["fake:wrong"]["audits"]}
-    assert cases["fake:wrong"]["status"] == "ok"
-    assert forgetful["repeatable"]["passed"] is False
+    assert (forgetful["repeatable"]["passed"], forgetful["repeatable"]["refuses"]) == (False, False)
     assert "not deterministic" in forgetful["repeatable"]["detail"]
     assert forgetful["same-output"]["passed"] is True
 

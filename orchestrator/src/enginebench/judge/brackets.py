@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+RAN = ("ok", "invalid")
 WORDS = {"kv_dtype": "KV cache", "activation_dtype": "activations"}
 DTYPE_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
 BYTES_TOLERANCE = 0.1
@@ -25,7 +26,7 @@ def bracketed(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _brackets(case: Case, result: Mapping[str, Any]) -> Iterator[str]:
     loaded = case["loaded"]
-    if case["status"] != "ok" or case["role"] == "instrument" or not loaded:
+    if case["status"] not in RAN or case["role"] == "instrument" or not loaded:
         return
     peers = [c for c in result["cases"] if _peers(c, case)]
     yield from _against_plan(case, result["plan"])
@@ -38,7 +39,7 @@ def _brackets(case: Case, result: Mapping[str, Any]) -> Iterator[str]:
 
 def _peers(other: Case, case: Case) -> bool:
     same_work = (other["model"], other["workload"], other["role"]) == (case["model"], case["workload"], case["role"])
-    return same_work and other["status"] == "ok" and bool(other["loaded"])
+    return same_work and other["status"] in RAN and bool(other["loaded"])
 
 
 def _against_plan(case: Case, plan: Mapping[str, Any]) -> Iterator[str]:
