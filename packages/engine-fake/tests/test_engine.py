@@ -214,3 +214,35 @@ def test_a_script_behaves_unless_it_says_otherwise() -> None:
     plain.on_load()
     plain.on_generate()
     assert (plain.prefill_ns, plain.token_ns, plain.missing_tokens, plain.held_bytes) == (MS, MS, 0, 0)
+
+
+# ---- cheats and other conditions ------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_was_just_seen_is_answered_sooner_by_the_cheat_alone() -> None:
+    assert SCRIPTS["prefix-cache"].delays_ns(2, n_earlier=1) == [10 * MS, MS]
+    assert SCRIPTS["prefix-cache"].delays_ns(2, n_earlier=1, repeated=True) == [MS, MS]
+    assert SCRIPTS["default"].delays_ns(2, n_earlier=1, repeated=True) == [MS, MS]
+
+
+def test_the_miscount_is_reported_and_honest_scripts_report_nothing() -> None:
+    for configuration, reported in (("miscount", {"n_gen": 4, "n_requests": 1}), ("instant", {})):
+        engine = FakeEngine()
+        load(engine, configuration)
+        assert len(list(engine.generate(PROMPT, 3))) == 3
+        assert engine.reported() == reported
+
+
+def test_another_process_answers_otherwise_with_that_script_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {}
+    for pid in (1000, 1001):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        answers[pid] = (SCRIPTS["other-output"].ids(PROMPT, 4, 0), SCRIPTS["default"].ids(PROMPT, 4, 0))
+    assert answers[1000][0] != answers[1001][0]
+    assert answers[1000][1] == answers[1001][1]
+
+
+def test_other_conditions_are_told() -> None:
+    assert load(FakeEngine(), "other-cache").kv_dtype == "int8"
+    assert load(FakeEngine(), "fewer-threads").threads == 1  # of 1: never none
+    assert SCRIPTS["fewer-threads"].spare_threads == 1

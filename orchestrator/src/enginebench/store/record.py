@@ -237,7 +237,7 @@ class FidelityReading(Record, frozen=True):
     overlap: float | None = None
     kld_999: float | None = None
     top1_clear: float | None = None
-    """Agreement where the reference is clear by 0.1 nat; None without such a position."""
+    """Agreement where the reference is clear by 0.2 nat; None without such a position."""
     max_shifted_logit: float | None = None
 
 
