@@ -1,0 +1,62 @@
+"""`enginebench verify`: what it prints and its exit codes. Engines are stood in for; the ladder is in test_ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from enginebench.cli import command_line
+from enginebench.cli import verify as command
+from enginebench.judge.ladder import Rung
+from enginebench.run.verify import Unverified
+from typer.testing import CliRunner
+
+Invoke = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Invoke:
+    """invoke(answer, *arguments): `answer` is what asking an engine gives, or raises."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(command.environment, "prepare", lambda *args, **kwargs: None)
+    monkeypatch.setattr(command.discovery, "unavailable_reason", lambda *args: None)
+    monkeypatch.setattr(command, "become_subreaper", lambda: None)
+
+    def call(answer: Any, *arguments: str) -> tuple[int, str]:
+        def verify(order: Any, checkpoint: Any, interpreter: Any) -> list[Rung]:
+            if isinstance(answer, Exception):
+                raise answer
+            rungs: list[Rung] = answer
+            return rungs
+
+        monkeypatch.setattr(command, "verify", verify)
+        done = CliRunner().invoke(command_line(), ["verify", "torch:half", "--model", "tiny", *arguments])
+        return done.exit_code, done.output
+
+    return call
+
+
+def test_every_rung_is_printed_and_all_passed_is_exit_0(invoke: Invoke) -> None:
+    code, text = invoke([Rung("G1", True, "mean KLD 1e-6"), Rung("G2", None, "needs all logits")])
+    assert code == 0
+    assert "32 sequences of 64 + 64 ids, as many answers of 64" in text
+    assert "tokenizer                G0      pass  1000 of 1000 strings come back" in text
+    assert "torch:half               G1      pass  mean KLD 1e-6" in text
+    assert "                         G2      -     needs all logits" in text
+
+
+def test_one_failed_rung_is_exit_1(invoke: Invoke) -> None:
+    code, text = invoke([Rung("G1", True, "fine"), Rung("G3", False, "token 2 is 3 nat below the likeliest")])
+    assert code == 1
+    assert "G3      FAIL  token 2 is 3 nat below the likeliest" in text
+
+
+def test_an_engine_that_dies_is_exit_1_and_one_that_cannot_run_here_is_not(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, text = invoke(Unverified("the stream was closed"))
+    assert (code, "FAIL  the stream was closed" in text) == (1, True)
+    monkeypatch.setattr(command.discovery, "unavailable_reason", lambda *args: "needs an NVIDIA GPU")
+    code, text = invoke([])
+    assert (code, "unavailable: needs an NVIDIA GPU" in text) == (0, True)
