@@ -11,9 +11,11 @@ from enginebench.machine.gates import GATES
 from enginebench.selftest import gate_faults, pairs, published
 from enginebench.selftest.gate_faults import gate_rows
 from enginebench.selftest.known_speed import detected, false_verdicts
+from enginebench.selftest.many_runs import store_rows
 from enginebench.selftest.page import Part, Row, markdown, write_page
 from enginebench.selftest.pairs import Injected, Subject, Tally, floor_of, tally
 from enginebench.selftest.published import published_rows
+from enginebench.selftest.simulated import coverage_rows, verdict_rows
 from enginebench.store.record import Workload
 from enginebench.workspace.discovery import discover
 from enginebench.workspace.environment import Interpreter
@@ -95,7 +97,7 @@ def test_fewer_than_200_pairs_prove_nothing(subject: Subject, launches_take: Scr
 def test_launches_without_a_valid_request_drop_their_block(subject: Subject, launches_take: Scripted) -> None:
     calls = iter(range(1000))
     launches_take(lambda pace, order: None if next(calls) == 3 else 1e6 * pace)
-    _, (comparison,) = tally(subject, Injected(launch_cv=0.01), 1, 11, 0, silent)
+    _, (comparison,) = tally(subject, Injected(launch_cv=0.001), 1, 11, 0, silent)
     assert comparison.n == 10
 
 
@@ -151,3 +153,27 @@ def test_an_expected_flag_that_does_not_come_is_missed(monkeypatch: pytest.Monke
     monkeypatch.setattr(published, "PUBLISHED_TPS", tables)
     assert published_rows()[0].value == "5 of 8"
     assert not published_rows()[0].passed
+
+
+def test_a_pair_that_is_not_known_well_enough_goes_on_as_standard_does(
+    subject: Subject, launches_take: Scripted
+) -> None:
+    launches_take(honest)
+    _, (narrow,) = tally(subject, Injected(launch_cv=0.001), 1, 10, 0, silent)
+    _, wide = tally(subject, Injected(launch_cv=0.01), 8, 10, 0, silent)
+    assert narrow.n == 10
+    assert {c.n for c in wide} & {15, 20}
+
+
+def test_simulated_rows_have_a_target_where_one_was_asked_for() -> None:
+    rows = [*coverage_rows(1000, silent), *verdict_rows(3, silent)]
+    assert [row.target for row in rows].count("95 ± 1.5 %") == 4
+    assert [row.target for row in rows].count("≥ 90 %") == 2
+    assert all(row.passed for row in rows if "hold the truth" in row.what)
+
+
+def test_stored_runs_are_copied_and_asked(tmp_path: Path, stored_run: Callable[..., Path]) -> None:
+    template = stored_run("20200101-000000-0000", {"torch:half": [4.0 + i / 100 for i in range(10)]})
+    rows = store_rows(template, silent, runs=20, tries=1)
+    assert [row.target for row in rows] == ["< 2 s", "< 2 s", ""]
+    assert float(rows[0].value.split()[0]) > 0

@@ -17,6 +17,8 @@ from pathlib import Path
 from enginebench.errors import BenchError
 from enginebench.judge.comparison import Comparison, compare_paired
 from enginebench.judge.metrics import median_of
+from enginebench.judge.stopping import look
+from enginebench.plan.plan import PRESETS
 from enginebench.run.launch import LaunchOrder, run_launch
 from enginebench.store.record import Case, Launch, Workload
 from enginebench.workspace.discovery import EngineInfo
@@ -81,7 +83,7 @@ class Tally:
 def tally(
     subject: Subject, injected: Injected, pairs: int, launches: int, seed: int, say: Callable[[str], None]
 ) -> tuple[Tally, list[Comparison]]:
-    """`pairs` independent comparisons of `launches` launches on each side."""
+    """`pairs` independent comparisons of at least `launches` launches on each side."""
     draw = random.Random(f"selftest:{seed}:{injected}")  # noqa: S311 (not for secrets)
     comparisons = []
     for number in range(pairs):
@@ -91,15 +93,26 @@ def tally(
 
 
 def compared(subject: Subject, injected: Injected, launches: int, draw: random.Random) -> Comparison:
-    """One pair, judged alone: each pair of the tally is a table of its own."""
+    """One pair, judged alone: each pair of the tally is a table of its own. It goes on as `standard` does, until the
+    ratio is known well enough."""
     values: dict[str, dict[int, float]] = {BASE: {}, NEW: {}}
-    for block in range(launches):
-        for order, side in enumerate(draw.sample([BASE, NEW], 2)):
-            options = _options(subject, injected, side, draw)
-            value = time_per_token(_launched(subject, block, order, options))
-            if value is not None:
-                values[side][block] = value
+    rule, done, wanted = PRESETS["standard"].stopping, 0, launches
+    while done < wanted:
+        for block in range(done, wanted):
+            _block(subject, injected, block, values, draw)
+        done = wanted
+        if rule and look(rule, [[values[BASE], values[NEW]]], done).why is None:
+            wanted = min(rule.most, done + rule.step)
     return compare_paired(values[BASE], values[NEW], base_id=BASE, new_id=NEW, metric="tpot_ns")
+
+
+def _block(
+    subject: Subject, injected: Injected, block: int, values: dict[str, dict[int, float]], draw: random.Random
+) -> None:
+    for order, side in enumerate(draw.sample([BASE, NEW], 2)):
+        value = time_per_token(_launched(subject, block, order, _options(subject, injected, side, draw)))
+        if value is not None:
+            values[side][block] = value
 
 
 def _options(subject: Subject, injected: Injected, side: str, draw: random.Random) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from enginebench.workspace.discovery import EngineInfo
 from . import known_speed
 from .gate_faults import gate_rows
 from .looking import probe_rows
+from .many_runs import store_rows
 from .page import Part, Row, part
 from .pairs import Injected, Subject, floor_of, tally
 from .published import published_rows
+from .simulated import coverage_rows, verdict_rows
 
 Say = Callable[[str], None]
 SCRIPTED_TOKENS = 12
@@ -84,10 +87,26 @@ def probe(effort: Effort, say: Say) -> Part:
     return part(probe_rows(effort.pairs, say), "engine of known speed, 10 requests of 200 tokens in each launch")
 
 
+def intervals(effort: Effort, say: Say) -> Part:
+    """Coverage, false verdicts and detection by simulation."""
+    rows = [*coverage_rows(effort.experiments, say), *verdict_rows(max(1, effort.experiments // 5), say)]
+    return part(rows, "log-normal launches, fixed seed")
+
+
+def store(effort: Effort, say: Say) -> Part:
+    """Queries over many copies of one small run."""
+    with tempfile.TemporaryDirectory(prefix="enginebench-") as folder:
+        template = known_speed.stored_run(Path(folder))
+        size = (template / "result.json").stat().st_size
+        return part(store_rows(template, say), f"copies of a run of two cases, {size / 1e3:.0f} kB each")
+
+
 PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {
+    "intervals": intervals,
     "gates": gates,
     "probe": probe,
     "published": published,
+    "store": store,
     "speed": speed,
     "engine": engine,
 }
