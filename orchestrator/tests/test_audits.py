@@ -78,6 +78,14 @@ def test_a_choice_as_likely_to_the_reference_excuses_another_answer(records: Any
     assert (audit.passed, audit.refuses) == (False, refuses)
 
 
+def test_prompts_that_only_the_repeats_made_the_check_ask_are_not_compared(records: Any) -> None:
+    later = replaced(answer(records, 2), tokens_sha256=OTHER)
+    repeats = [answer(records, 1, repeat=True), later, replaced(later, repeat=True)]
+    checked = records.timed([answer(records, 0), answer(records, 1), *repeats], kind="check")
+    audit = found([checked, timed(records, answer(records, 0), answer(records, 2))])["same-output"]
+    assert (audit.passed, audit.detail) == (True, "1 timed answers equal those of the check launch")
+
+
 # ---- repeated-prompt (TEST04) ---------------------------------------------------------------------------------
 
 

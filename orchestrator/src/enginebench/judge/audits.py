@@ -6,6 +6,7 @@ gives the same ids twice. An audit that `refuses` makes its case invalid; one th
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -82,7 +83,7 @@ def same_output(launches: Sequence[Launch]) -> Audit:
 
     Other ids are excused where each of them is nearly as likely to the reference (`greedy`): rounding, not other work.
     """
-    checked = {r.iteration: r for launch in launches if launch.kind == "check" for r in firsts(launch)}
+    checked = {r.iteration: r for launch in launches if launch.kind == "check" for r in before_repeats(launch)}
     timed = [launch for launch in launches if launch.kind == "timed"]
     pairs = [(launch, r, checked[r.iteration]) for launch in timed for r in firsts(launch) if r.iteration in checked]
     if not pairs:
@@ -102,6 +103,11 @@ def same_output(launches: Sequence[Launch]) -> Audit:
 def firsts(launch: Launch) -> Iterator[Request]:
     """Requests with the whole workload, without repeats."""
     return (request for request in launch.requests if not request.repeat and request.phase != "depth")
+
+
+def before_repeats(launch: Launch) -> Iterator[Request]:
+    """Those that every launch asks in the same place: an engine's answer may depend on what came before."""
+    return itertools.takewhile(lambda request: not request.repeat, launch.requests)
 
 
 def _near_tie(launch: Launch, request: Request) -> bool:
