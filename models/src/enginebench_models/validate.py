@@ -33,6 +33,7 @@ Facts = dict[str, Any]
 def main() -> int:
     (path,) = sys.argv[1:]
     limit_time()
+    limit_memory({})
     found = verdict(Path(path))
     print(json.dumps(found))
     return 0 if found["verdict"] == "valid" else 1
@@ -58,8 +59,9 @@ def refusal(kind: str, rule: str, message: str) -> Facts:
 
 
 def facts(path: Path) -> Facts:
-    buffers = {file: map_file(file) for file in weight_files(path)}
-    limit_memory(buffers)
+    files = weight_files(path)
+    limit_memory({file: file.stat().st_size for file in files if file.is_file()})
+    buffers = {file: map_file(file) for file in files}
     formats = [check_format(buffer, file) for file, buffer in buffers.items()]
     from enginebench_models.checkpoint import open_checkpoint  # noqa: PLC0415 - NumPy, for files that deserve it
 
@@ -91,10 +93,10 @@ def check_format(buffer: memoryview, file: Path) -> Facts:
     return {"header_bytes": start, "header_sha256": hashlib.sha256(buffer[:start]).hexdigest()}
 
 
-def limit_memory(buffers: Mapping[Path, memoryview]) -> None:
+def limit_memory(sizes: Mapping[Path, int]) -> None:
     """Of addresses, which the kernel refuses before there is anything to give back; the file is mapped twice."""
-    size = LIMIT_BYTES + 2 * sum(len(buffer) for buffer in buffers.values())
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    size = LIMIT_BYTES + 2 * sum(sizes.values())
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
 def limit_time() -> None:
