@@ -16,6 +16,7 @@ from enginebench.selftest.page import Part, Row, markdown, write_page
 from enginebench.selftest.pairs import Injected, Subject, Tally, floor_of, tally
 from enginebench.selftest.published import published_rows
 from enginebench.selftest.simulated import coverage_rows, verdict_rows
+from enginebench.store.aa_floor import Floor, floors, keep, place_of
 from enginebench.store.record import Workload
 from enginebench.workspace.discovery import discover
 from enginebench.workspace.environment import Interpreter
@@ -177,3 +178,21 @@ def test_stored_runs_are_copied_and_asked(tmp_path: Path, stored_run: Callable[.
     rows = store_rows(template, silent, runs=20, tries=1)
     assert [row.target for row in rows] == ["< 2 s", "< 2 s", ""]
     assert float(rows[0].value.split()[0]) > 0
+
+
+ENVIRONMENT = {"cpu": {"model": "a processor"}, "gpus": [{"name": "a GPU"}]}
+
+
+def test_a_floor_is_found_again_where_it_was_measured_and_nowhere_else(subject: Subject, tmp_path: Path) -> None:
+    place = place_of(subject.case, ENVIRONMENT, "cpu", 2)
+    keep(tmp_path, Floor(place=place, shares={"tpot_ns": 0.03}, pairs=9, date="then"))
+    keep(tmp_path, Floor(place=place, shares={"tpot_ns": 0.02}, pairs=10, date="now"))
+    assert floors(tmp_path)[place].shares == {"tpot_ns": 0.02}
+    others = [place_of(subject.case, ENVIRONMENT, "cuda", 2), place_of(subject.case, ENVIRONMENT, "cpu", 1)]
+    assert not set(others) & set(floors(tmp_path))
+    assert others[0].processor == "a GPU"
+
+
+def test_a_damaged_file_of_floors_is_no_floor(tmp_path: Path) -> None:
+    (tmp_path / "aa-floors.json").write_text('[{"place": 1}]')
+    assert floors(tmp_path) == {}

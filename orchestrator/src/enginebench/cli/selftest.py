@@ -10,6 +10,7 @@ import typer
 from enginebench.errors import unknown
 from enginebench.selftest.page import Part, write_page
 from enginebench.selftest.parts import PARTS, Effort
+from enginebench.store.record import Workload
 
 from .options import EXIT_FAILED, ModelOption, say
 
@@ -21,13 +22,15 @@ def selftest(
     experiments: Annotated[int, typer.Option(min=100, help="simulated experiments of each kind")] = 5000,
     engine: Annotated[str | None, typer.Option(help="ENGINE:CONFIGURATION: an A/A test of a real engine too")] = None,
     model: ModelOption = "tiny",
+    n_prompt: Annotated[int, typer.Option("--n-prompt", "-p", min=1, help="of the A/A test")] = 128,
+    n_gen: Annotated[int, typer.Option("--n-gen", "-n", min=2, help="of the A/A test")] = 128,
     write: Annotated[Path | None, typer.Option(help="write selftest.md and selftest.json into this folder")] = None,
 ) -> None:
     """Measure the suite's own errors: false verdicts, slow-downs found, coverage, gates, cost of measuring."""
     for name in parts or []:
         if name not in PARTS:
             raise unknown("part of the self-test", name, PARTS)
-    effort = Effort(pairs, launches, experiments, engine, model)
+    effort = Effort(pairs, launches, experiments, engine, model, Workload(n_prompt=n_prompt, n_gen=n_gen))
     measured: dict[str, Part] = {}
     for name in parts or [n for n in PARTS if n != "engine" or engine]:
         say(f"measuring {name}")

@@ -31,6 +31,7 @@ from enginebench.machine.watch import Watch
 from enginebench.plan.plan import Plan, Preset
 from enginebench.plan.schedule import Cost, Fit, cost_of, fit
 from enginebench.plan.sweep import cases
+from enginebench.store.aa_floor import floors, place_of
 from enginebench.store.journal import Journal
 from enginebench.store.manifest import seal
 from enginebench.store.record import (
@@ -126,6 +127,7 @@ class Run:
         self.folder.mkdir(parents=True)
         become_subreaper()
         facts, before = machine.environment(), noise()
+        self.environment, self.floors = facts, floors(cache_folder())
         self.watch = Watch.of_device(self.request.device)
         self.counters = energy_counters(self.request.device)
         facts |= {"energy_counters": [c.name for c in self.counters.found], "energy_lack": self.counters.lack}
@@ -358,9 +360,15 @@ class Run:
                 pins_sha256=self._interpreter_of(case, "pins_sha256"),
                 versions=dict(self._interpreter_of(case, "versions") or {}),
                 compares=dict(self.infos[case.id].configurations[case.configuration].compares),
+                aa_floors=self._floor(case),
             )
             for case in self.plan.cases
         ]
+
+    def _floor(self, case: Case) -> dict[str, float]:
+        """What the self-test found on this machine; nothing where it did not look."""
+        found = self.floors.get(place_of(case, self.environment, self.request.device, self.request.threads))
+        return found.shares if found else {}
 
     def _interpreter_of(self, case: Case, name: str) -> Any:
         interpreter = self.interpreters.get(self._environment(case))

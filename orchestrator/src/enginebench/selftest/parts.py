@@ -12,6 +12,9 @@ from enginebench_models.store import locate
 from enginebench_protocol.host import cache_folder, default_device, default_threads
 
 from enginebench.errors import BenchError, UsageError
+from enginebench.machine import facts as machine
+from enginebench.plan.plan import PRESETS
+from enginebench.store.aa_floor import Floor, keep, place_of
 from enginebench.store.record import Workload
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
@@ -26,6 +29,9 @@ from .published import published_rows
 from .simulated import coverage_rows, verdict_rows
 
 Say = Callable[[str], None]
+FEWEST_PAIRS_OF_A_FLOOR = 10
+"""Self-comparisons below which nothing is kept (method M6)."""
+STANDARD = PRESETS["standard"]
 SCRIPTED_TOKENS = 12
 """Of 1 ms each: a request of the engine of known speed must be short, for thousands are made."""
 
@@ -39,6 +45,8 @@ class Effort:
     experiments: int
     engine: str | None
     model: str
+    workload: Workload
+    """Of the real engine: a floor holds for its workload."""
 
 
 def speed(effort: Effort, say: Say) -> Part:
@@ -54,6 +62,9 @@ def engine(effort: Effort, say: Say) -> Part:
     """A real engine against itself. Its floor is what a difference must exceed to mean anything on this machine."""
     subject = _real(effort)
     found, comparisons = tally(subject, Injected(), effort.pairs, effort.launches, 3, say)
+    share = floor_of(comparisons)
+    if found.pairs >= FEWEST_PAIRS_OF_A_FLOOR:
+        _keep(subject, share, found.pairs)
     false = round(found.false_rate * found.pairs)
     rows = [
         Row(
@@ -64,12 +75,19 @@ def engine(effort: Effort, say: Say) -> Part:
         ),
         Row(
             what=f"A/A floor of {subject.case.label} (95 % of the ratios are nearer to 1)",
-            value=f"{floor_of(comparisons):.2%}",
+            value=f"{share:.2%}",
             target="",
             passed=True,
         ),
     ]
     return part(rows, f"{subject.model}, {subject.workload.name}, {subject.threads} threads")
+
+
+def _keep(subject: Subject, share: float, pairs: int) -> None:
+    """For the runs of the same case on this machine."""
+    found = machine.environment()
+    place = place_of(subject.case, found, subject.device, subject.threads)
+    keep(cache_folder(), Floor(place=place, shares={"tpot_ns": share}, pairs=pairs, date=found["date"]))
 
 
 def gates(effort: Effort, say: Say) -> Part:
@@ -132,7 +150,7 @@ def _real(effort: Effort) -> Subject:
         raise UsageError(f"--engine {effort.engine}: name one configuration, like {info.name}:{configuration}")
     if reason := discovery.unavailable_reason(info, configuration, default_device(), {}):
         raise UsageError(f"{info.name}:{configuration} is unavailable: {reason}")
-    return _subject(info, configuration, effort.model, Workload(n_prompt=32, n_gen=32), warmup=3, iterations=10)
+    return _subject(info, configuration, effort.model, effort.workload, STANDARD.warmup, STANDARD.iterations)
 
 
 def _subject(
