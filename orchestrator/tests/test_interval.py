@@ -59,7 +59,7 @@ def test_the_interval_holds_the_truth_in_about_95_of_100_runs(n: int) -> None:
 
 
 def test_one_launch_far_off_among_four_does_not_make_the_interval_absurd() -> None:
-    """A bootstrap-t of these of these has an upper bound of 10^17, and a lower bound may be 0: rates would divide by it."""
+    """A bootstrap-t of these has an upper bound of 10^17, and a lower bound may be 0: rates divide by it."""
     found = interval_95([1.0, 1.001, 1.002, 1.5])
     assert found is not None
     assert 0.5 < found[0] < 1.0 < found[1] < 2.0
