@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from enginebench.judge.interval import interval_95, log_mean
+from enginebench.judge.interval import interval_95, intervals_of_logs, log_mean
+
+from .bootstrap_t import bootstrap_t
 
 
 def test_the_log_mean_is_the_geometric_mean() -> None:
@@ -58,8 +60,28 @@ def test_the_interval_holds_the_truth_in_about_95_of_100_runs(n: int) -> None:
     assert 273 <= hits <= 296
 
 
-def test_one_launch_far_off_among_four_does_not_make_the_interval_absurd() -> None:
-    """A bootstrap-t of these has an upper bound of 10^17, and a lower bound may be 0: rates divide by it."""
-    found = interval_95([1.0, 1.001, 1.002, 1.5])
+@pytest.mark.parametrize("values", [[1.0, 1.001, 1.002, 1.5], [1.0 + i / 1000 for i in range(9)] + [500.0]])
+def test_one_launch_far_off_does_not_make_the_interval_absurd(values: list[float]) -> None:
+    found = interval_95(values)
     assert found is not None
-    assert 0.5 < found[0] < 1.0 < found[1] < 2.0
+    assert found[1] / found[0] < (max(values) / min(values)) ** 2
+    low, high = bootstrap_t(np.log(np.asarray([values])), 0.95)[0]
+    assert high - low > 20  # of logs: a factor of 10^9 between the bounds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disturbed", [0.0, 0.1])
+@pytest.mark.parametrize("launches", [4, 5, 10, 20])
+def test_the_bootstrap_covers_no_more_and_is_wider(launches: int, disturbed: float) -> None:
+    """Launch CV 1 %; one launch in ten slowed down by 5 % on average, or none."""
+    draw = np.random.default_rng(3)
+    shape = (2000, launches)
+    logs = draw.normal(0, 0.01, shape) + (draw.random(shape) < disturbed) * draw.exponential(0.05, shape)
+    covered, width = {}, {}
+    for name, method in {"t": intervals_of_logs, "bootstrap-t": bootstrap_t}.items():
+        bounds = method(logs, 0.95)
+        covered[name] = float(np.mean((bounds[:, 0] <= disturbed * 0.05) & (bounds[:, 1] >= disturbed * 0.05)))
+        width[name] = np.quantile(bounds[:, 1] - bounds[:, 0], [0.5, 0.99])
+    print(f"{launches} launches, {disturbed:.0%} disturbed: covered {covered}, widths (median, p99) {width}")
+    assert covered["bootstrap-t"] < covered["t"] + 0.015
+    assert (width["t"] < width["bootstrap-t"]).all()

@@ -69,11 +69,7 @@ def compare_paired(
     name: str | None = None,
     aa_floor: float | None = None,
 ) -> Comparison:
-    """Launches of one run: block → time. Blocks that have both count. Student's paired t on the logarithms.
-
-    Not the bootstrap-t of case values: differences of two cases have no skew to speak of, and with one disturbed launch
-    in ten the bootstrap covers 90 to 92 % with the wider intervals, Student's t 96 % (docs/methodology.md).
-    """
+    """Launches of one run: block → time. Blocks that have both count. Student's paired t on the logarithms."""
     good_base, good_new = _usable(base), _usable(new)
     blocks = sorted(good_base.keys() & good_new.keys())
     logs = np.asarray([math.log(good_base[block] / good_new[block]) for block in blocks])
