@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from enginebench_models.errors import ModelError
 from enginebench_models.tokenizer import load_tokenizer
-from enginebench_protocol.host import cache_folder, default_device, default_threads
+from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.errors import UnavailableError
 from enginebench.judge.ladder import Rung, tokenizer_rung
+from enginebench.run.launcher import kernel_cache
 from enginebench.run.model import Model, find_model
 from enginebench.run.process import become_subreaper
 from enginebench.run.verify import Unverified, VerifyOrder, verify
@@ -52,7 +53,7 @@ def verify_engines(
             model_path=found.located.path,
             device=default_device() if device is Device.auto else device.value,
             threads=threads or default_threads(),
-            cache=cache_folder() / "kernels" / info.name,
+            cache=kernel_cache(info),
             n_sequences=count,
             n_greedy=n_gen,
             silence_seconds=silence,

@@ -15,17 +15,14 @@ from typing import Any
 
 import msgspec
 import psutil
-from enginebench_models.fidelity import probe_ids
 from enginebench_protocol.host import cache_folder, default_device
 
 from enginebench.errors import UnavailableError, UsageError
-from enginebench.judge import fidelity_gate
 from enginebench.judge.assemble import CaseFacts, assemble
-from enginebench.judge.greedy import with_greedy
 from enginebench.judge.stopping import Look, look
 from enginebench.judge.verdicts import Candidate, decode_times
 from enginebench.machine import facts as machine
-from enginebench.machine.energy import Meter, energy_counters
+from enginebench.machine.energy import energy_counters
 from enginebench.machine.noise import noise
 from enginebench.machine.watch import Watch
 from enginebench.plan.plan import Plan, Preset
@@ -35,14 +32,9 @@ from enginebench.store.aa_floor import floors, place_of
 from enginebench.store.journal import Journal
 from enginebench.store.manifest import seal
 from enginebench.store.record import (
-    PROBE_DECODE,
-    PROBE_PREFILL,
     Case,
-    FidelityReading,
     Kind,
     Launch,
-    LoadedFacts,
-    StartState,
     Workload,
 )
 from enginebench.store.result import write_result
@@ -50,8 +42,7 @@ from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
 
-from . import start_state
-from .launch import Judge, LaunchOrder, run_launch
+from .launcher import Launcher
 from .model import Model
 from .process import Watchdog, become_subreaper
 from .progress import ProgressBar
@@ -115,7 +106,6 @@ class Run:
         self.unavailable: dict[str, str] = {}
         self.interpreters: dict[str, Interpreter] = {}
         """By the name of the environment."""
-        self.launches: list[Launch] = []
         self.left_out: list[str] = []
         self.looks: list[Look] = []
         self.run_id = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -128,14 +118,14 @@ class Run:
         become_subreaper()
         facts, before = machine.environment(), noise()
         self.environment, self.floors = facts, floors(cache_folder())
-        self.watch = Watch.of_device(self.request.device)
         self.counters = energy_counters(self.request.device)
         facts |= {"energy_counters": [c.name for c in self.counters.found], "energy_lack": self.counters.lack}
         self.fit = Fit(self.request.preset.launches, self.request.preset.iterations, self.request.preset.warmup, ())
         watchdog = Watchdog()
         with Journal.create(self.folder / "journal", self._header(facts)) as journal:
+            self.launcher = self._launcher(watchdog, journal)
             try:
-                self._launch_all(watchdog, journal)
+                self._launch_all()
             except KeyboardInterrupt:
                 self.left_out.append("the rest: interrupted")
             finally:
@@ -173,27 +163,27 @@ class Run:
                 reason = f"float32 weights need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         return reason
 
-    def _launch_all(self, watchdog: Watchdog, journal: Journal) -> None:
+    def _launch_all(self) -> None:
         started = time.monotonic()
         runnable = [case for case in self.plan.cases if case.id not in self.unavailable]
         costs = {}
         for order, case in enumerate(runnable):
-            self.bar.begin(f"check  {self._shown(case)}", order, len(runnable))
-            launch = self._launch(case, "check", 0, order, watchdog, journal)
+            self.bar.begin(f"check  {self.launcher.shown(case)}", order, len(runnable))
+            launch = self._launch(case, "check", 0, order)
             if launch.ok and (launch.fidelity is None or launch.fidelity.passed):
                 costs[case.id] = cost_of(launch)
         self.fit = self._fit(list(costs.values()), started)
         self.left_out += self.fit.left_out
-        self._timed_blocks(costs, started, watchdog, journal)
-        self._energy_pass([case for case in runnable if case.id in costs], watchdog, journal)
-        self._cold_blocks(costs, started, watchdog, journal)
+        self._timed_blocks(costs, started)
+        self._energy_pass([case for case in runnable if case.id in costs])
+        self._cold_blocks(costs, started)
 
     def _fit(self, costs: list[Cost], started: float) -> Fit:
         budget = self.request.preset.time_budget_seconds
         left = None if budget is None else budget - (time.monotonic() - started)
         return fit(self.request.preset, costs, left)
 
-    def _timed_blocks(self, costs: dict[str, Cost], started: float, watchdog: Watchdog, journal: Journal) -> None:
+    def _timed_blocks(self, costs: dict[str, Cost], started: float) -> None:
         per_case = {id_: cost.launch_seconds(self.fit.warmup, self.fit.iterations) for id_, cost in costs.items()}
         self.bar.expect(sum(per_case.values()) * self.fit.launches)
         budget = self.request.preset.time_budget_seconds
@@ -205,12 +195,12 @@ class Run:
                 self._end_of_budget(number)
                 return
             for order, case in enumerate(block):
-                title = f"launch {number + 1}/{self.fit.launches}  {self._shown(case)}"
+                title = f"launch {number + 1}/{self.fit.launches}  {self.launcher.shown(case)}"
                 self.bar.begin(title, number * len(block) + order, self.fit.launches * len(block))
-                launch = self._launch(case, "timed", number, order, watchdog, journal)
+                launch = self._launch(case, "timed", number, order)
                 if launch.doubts and (budget is None or time.monotonic() - started + per_case[case.id] < budget):
-                    self.bar.note(f"{self._shown(case)}: {launch.doubts[0]}: the launch is repeated, once")
-                    self._launch(case, "timed", number, order, watchdog, journal)
+                    self.bar.note(f"{self.launcher.shown(case)}: {launch.doubts[0]}: the launch is repeated, once")
+                    self._launch(case, "timed", number, order)
             number += 1
             if number == self.fit.launches:
                 self._look(costs)
@@ -229,7 +219,11 @@ class Run:
         if preset.stopping is None or self.fit.launches < preset.launches:
             return
         candidates = [
-            Candidate(case, self.infos[case.id].role, [launch for launch in self.launches if launch.case.id == case.id])
+            Candidate(
+                case,
+                self.infos[case.id].role,
+                [launch for launch in self.launcher.launches if launch.case.id == case.id],
+            )
             for case in self.plan.cases
             if case.id in costs
         ]
@@ -240,15 +234,15 @@ class Run:
             self.bar.note(f"ratios are known to ±{found.half_width or 0:.1%} only: on to {further} launches")
             self.fit = replace(self.fit, launches=further)
 
-    def _energy_pass(self, cases: list[Case], watchdog: Watchdog, journal: Journal) -> None:
+    def _energy_pass(self, cases: list[Case]) -> None:
         """One launch of each case, where it was asked for and anything counts energy here."""
         if not (self.request.energy and self.counters.found):
             return
         for number, case in enumerate(cases):
-            self.bar.begin(f"energy  {self._shown(case)}", number, len(cases))
-            self._launch(case, "energy", 0, number, watchdog, journal)
+            self.bar.begin(f"energy  {self.launcher.shown(case)}", number, len(cases))
+            self._launch(case, "energy", 0, number)
 
-    def _cold_blocks(self, costs: dict[str, Cost], started: float, watchdog: Watchdog, journal: Journal) -> None:
+    def _cold_blocks(self, costs: dict[str, Cost], started: float) -> None:
         """Last, so that evicting the models disturbs no timed launch. Their orders go on where the timed blocks end."""
         wanted, budget = self.request.preset.cold_launches, self.request.preset.time_budget_seconds
         block_seconds = sum(cost.launch_seconds(self.fit.warmup, 1) for cost in costs.values())
@@ -258,63 +252,30 @@ class Run:
                 return
             block = [case for case in self.plan.block(self.fit.launches + number) if case.id in costs]
             for order, case in enumerate(block):
-                self.bar.begin(f"disk-cold {number + 1}/{wanted}  {self._shown(case)}", order, len(block))
-                self._launch(case, "cold", number, order, watchdog, journal)
+                self.bar.begin(f"disk-cold {number + 1}/{wanted}  {self.launcher.shown(case)}", order, len(block))
+                self._launch(case, "cold", number, order)
 
-    def _start_state(self, case: Case, kind: Kind) -> StartState | None:
-        checkpoint = self.models[case.model].checkpoint
-        match kind:
-            case "cold":
-                return start_state.disk_cold(checkpoint, self._kernel_cache(self.infos[case.id]))
-            case "timed":
-                return start_state.cache_warm(checkpoint.files)
-            case _:
-                return None
-
-    def _launch(self, case: Case, kind: Kind, block: int, number: int, watchdog: Watchdog, journal: Journal) -> Launch:
-        info = self.infos[case.id]
-        judged = kind == "check" and info.role == "engine"
-        order = LaunchOrder(
-            case=case,
-            kind=kind,
-            block=block,
-            order=number,
-            module=info.module,
-            model_path=self.models[case.model].located.path,
-            device=self.request.device,
-            threads=case.threads or self.request.threads,
-            cache=self._kernel_cache(info),
-            seed=self.request.seed,
-            warmup=self.fit.warmup + (kind == "cold"),
-            iterations=0 if kind == "cold" else self.fit.iterations,
-            silence_seconds=self.request.silence_seconds,
-            options=self.request.options.get(info.name, {}),
-            probe=_probe(self.models[case.model]) if judged else None,
-            watch=self.watch,
-            start_state=self._start_state(case, kind),
-            meter=Meter(self.counters.found) if kind == "energy" else None,
+    def _launcher(self, watchdog: Watchdog, journal: Journal) -> Launcher:
+        request = self.request
+        return Launcher(
+            infos=self.infos,
+            models=self.models,
+            interpreter_of=lambda case: self.interpreters[self._environment(case)],
+            device=request.device,
+            threads=request.threads,
+            seed=request.seed,
+            silence_seconds=request.silence_seconds,
+            options=request.options,
+            workloads=request.workloads,
+            watch=Watch.of_device(request.device),
+            counters=self.counters,
+            bar=self.bar,
+            watchdog=watchdog,
+            journal=journal,
         )
-        judge = _judge_of(self.models[case.model]) if judged else None
-        launch = run_launch(order, self.interpreters[self._environment(case)], self.bar.say, watchdog, judge)
-        if info.role == "engine":
-            check = next((c for c in self.launches if c.case == case and c.kind == "check"), None)
-            launch = with_greedy(launch, check, self.models[case.model].checkpoint, self.request.seed)
-        journal.append(launch)
-        self.launches.append(launch)
-        if launch.failure is not None:
-            self.bar.note(f"{self._shown(case)}: {launch.failure.reason}: {launch.failure.message}")
-        return launch
 
-    def _shown(self, case: Case) -> str:
-        """Its label, and what else tells it from the other cases of this run."""
-        model = f" {case.model}" if len(self.models) > 1 else ""
-        workload = f" {case.workload.name}" if len(self.request.workloads) > 1 else ""
-        return f"{case.label}{model}{workload}"
-
-    def _kernel_cache(self, info: EngineInfo) -> Path:
-        folder = cache_folder() / "kernels" / info.name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def _launch(self, case: Case, kind: Kind, block: int, number: int) -> Launch:
+        return self.launcher.launch(case, kind, block, number, self.fit)
 
     def _header(self, facts: dict[str, Any]) -> dict[str, Any]:
         cases = msgspec.to_builtins(self._case_facts())
@@ -345,7 +306,7 @@ class Run:
         return None if rule is None else {**asdict(rule), "looks": msgspec.to_builtins(self.looks)}
 
     def _store(self, facts: dict[str, Any]) -> Path:
-        result = assemble(self.run_id, facts, self._plan_facts(), self._case_facts(), self.launches)
+        result = assemble(self.run_id, facts, self._plan_facts(), self._case_facts(), self.launcher.launches)
         path = self.folder / "result.json"
         write_result(path, result)
         seal(self.folder, self.run_id, self.request.command, (facts["repository"] or {}).get("commit"))
@@ -390,25 +351,3 @@ def _workload_facts(workload: Workload) -> dict[str, Any]:
         "batch_size": workload.batch_size,
         "n_ctx": workload.n_ctx,
     }
-
-
-def _probe(model: Model) -> list[int]:
-    return probe_ids(model.checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE)
-
-
-def _judge_of(model: Model) -> Judge:
-    """Logits of one launch against the reference of its model."""
-
-    def judge(logits: Path, sha256: str, n_rows: int, loaded: LoadedFacts) -> FidelityReading:
-        return fidelity_gate.judge(
-            model.checkpoint,
-            _probe(model),
-            PROBE_PREFILL,
-            logits,
-            sha256,
-            n_rows,
-            loaded.precision,
-            top_logprobs=loaded.top_logprobs,
-        )
-
-    return judge

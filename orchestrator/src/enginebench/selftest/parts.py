@@ -14,6 +14,7 @@ from enginebench_protocol.host import cache_folder, default_device, default_thre
 from enginebench.errors import BenchError, UsageError
 from enginebench.machine import facts as machine
 from enginebench.plan.plan import PRESETS
+from enginebench.run.launcher import kernel_cache
 from enginebench.store.aa_floor import Floor, keep, place_of
 from enginebench.store.record import Workload
 from enginebench.workspace import discovery, environment
@@ -165,14 +166,8 @@ def _subject(
         model_path=Path(locate(model).path),
         device=default_device(),
         threads=default_threads(),
-        cache=_kernels(info),
+        cache=kernel_cache(info),
         workload=workload,
         warmup=warmup,
         iterations=iterations,
     )
-
-
-def _kernels(info: EngineInfo) -> Path:
-    folder = cache_folder() / "kernels" / info.name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
