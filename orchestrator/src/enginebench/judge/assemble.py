@@ -24,6 +24,7 @@ from .breakeven import Course, crossings
 from .comparable import difference
 from .energy_metrics import energy_metrics
 from .metrics import GATE_FAILED, Evidence, Limit, case_metrics, gate_objection, limit_of
+from .outliers import outliers
 from .verdicts import Candidate, named_comparisons, pair_comparisons, rank_groups
 from .warmup import case_warmup
 
@@ -230,6 +231,7 @@ def _case_result(
             **energy_metrics(launches, environment),
         },
         "warmup": case_warmup(launches),
+        "outliers": outliers(launches),
         "fidelity": _fidelity(launches),
         "bottleneck": bottleneck(launches, limit, plan) if facts.role == "engine" else None,
         "audits": found,

@@ -194,6 +194,9 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         yield f"MBU: {'; '.join(mbu['reasons'])}"
     if (warmed := warmup_remark(case)) is not None:
         yield warmed
+    if (found := case.get("outliers")) and (odd := sum(found.values()) - found["of"]):
+        severe = found["slow_severe"] + found["fast_severe"]
+        yield f"{odd} of {found['of']} requests are outliers, {severe} of them severe: kept"
     yield from marks.remarks(case)
 
 
