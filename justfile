@@ -56,6 +56,10 @@ torture-files *ARGS:
 torture-wire *ARGS:
     {{ uv }} run --group fuzz python tests/torture/fuzz_wire.py "$@"
 
+# how often the suite itself is wrong: false verdicts, what is found, what measuring costs
+selftest *ARGS:
+    @{{ uv }} run enginebench selftest "$@"
+
 # lint, types, architecture, pins, host names
 check:
     {{ uv }} run python tests/check.py

@@ -58,7 +58,9 @@ def case(engine: str, model: str, configuration: str, tps: float, role: str = "e
 
 
 def data_sheet(model: str, bytes_per_second: float) -> dict[str, Any]:
-    return case("data-sheet", model, "a100", 1.0, role="instrument", read_bytes=bytes_per_second)
+    """A figure, not a measurement: it is known exactly."""
+    known = {"read_bytes": bytes_per_second, "interval": [1.0, 1.0]}
+    return case("data-sheet", model, "a100", 1.0, role="instrument", **known)
 
 
 def result(cases: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,6 +124,24 @@ def test_rows_below_the_limit_that_stand_still_are_suspect_both() -> None:
     for found in findings(result([*cases, data_sheet("mistral", 2039e9)]))[:2]:
         assert found.invalid is None
         assert [s.code for s in found.suspicions] == ["launch-bound-or-dtype-not-applied"]
+
+
+def test_a_limit_of_one_launch_may_be_a_tenth_too_low() -> None:
+    limit = case("limit", "llama-3-1b", "default", 1.0, role="instrument", read_bytes=50e9)
+    read = LLAMA_3_1B.read_elements_per_token() * 2
+    below, above = (case("torch", "llama-3-1b", "fp16", 50e9 * share / read) for share in (1.09, 1.11))
+    noisy, impossible, _ = findings(result([below, above, limit]))
+    assert noisy.invalid is None
+    assert [s.code for s in noisy.suspicions] == ["above-limit"]
+    assert impossible.invalid is not None
+
+
+def test_a_model_that_fits_into_caches_is_suspect_at_most() -> None:
+    """A tiny model that float32 reads from a cache at 138 % of what the instrument's many small reads reached."""
+    limit = case("limit", "llama-3-1b", "default", 1.0, role="instrument", read_bytes=47.75e9)
+    found = findings(result([case("ort", "llama-3-1b", "fp32", 47.75e9 * 1.38 / 17e6, read_bytes=17e6), limit]))[0]
+    assert found.invalid is None
+    assert [s.code for s in found.suspicions] == ["above-limit"]
 
 
 def test_the_float32_row_as_fast_as_the_float16_row_is_suspect_without_any_limit() -> None:

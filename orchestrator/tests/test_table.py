@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from enginebench.judge import plausibility
 from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.report.formats import rounded, to_csv
 from enginebench.report.table import COLUMNS, ResultTable, case_sheet, markdown, rich_table, to_json
@@ -135,7 +136,8 @@ def test_an_unavailable_case_has_its_reason(records: Any) -> None:
     assert f"{row['note']}. unavailable: needs an NVIDIA GPU" in markdown(result)
 
 
-def test_a_rate_above_the_limit_is_marked_and_explained(records: Any) -> None:
+def test_a_rate_above_the_limit_is_marked_and_explained(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plausibility, "CACHED_BYTES", 1.0)  # these records read 900 bytes per token
     cases = {label: launches_of(records, label, ms) for label, ms in (("torch:half", 2), ("limit:read", 4))}
     cases["limit:read"][0] = records.check(records.case("limit", "read"), fidelity=None)
     result = table_of(records, cases)
