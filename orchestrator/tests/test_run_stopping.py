@@ -13,6 +13,7 @@ from enginebench.judge import stopping
 from enginebench.plan.plan import Plan, Stopping, preset
 from enginebench.plan.schedule import Cost, Fit
 from enginebench.run.run import Run
+from enginebench.store.record import Launch
 
 SWING = [-1.0, 1.0, -0.5, 0.5, -1.5, 1.5, -1.0, 1.0, -0.5, 0.5]
 
@@ -22,26 +23,26 @@ def made_up(records: Any, cv: float, budget: float | None = None, seconds: Calla
     cases = (records.case("x", "still"), records.case("x", "swinging"))
     chosen = replace(preset("standard"), stopping=Stopping(0.01, 5, 20), time_budget_seconds=budget)
     run = Run.__new__(Run)
-    run.request = SimpleNamespace(preset=chosen, workloads=[records.workload])  # type: ignore[assignment]
-    run.plan, run.models = Plan(chosen, cases, 0), {}
+    run.request = SimpleNamespace(preset=chosen)  # type: ignore[assignment]
+    run.plan = Plan(chosen, cases, 0)
     run.infos = {case.id: SimpleNamespace(role="engine") for case in cases}  # type: ignore[misc]
     run.bar = SimpleNamespace(expect=lambda _: None, begin=lambda *_: None, note=lambda _: None)  # type: ignore[assignment]
-    run.launches, run.left_out, run.looks = [], [], []
+    run.left_out, run.looks = [], []
     run.fit = Fit(10, 10, 3, ())
+    launches: list[Launch] = []
 
-    def launch(case: Any, kind: str, block: int, *_: Any) -> Any:
+    def launch(case: Any, kind: str, block: int, *_: Any) -> Launch:
         ms = 4.0 * math.exp(cv * SWING[block % 10] * (case.configuration == "swinging"))
-        run.launches.append(records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], case, block=block))
-        return run.launches[-1]
+        launches.append(records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], case, block=block))
+        return launches[-1]
 
-    run._launch = launch  # type: ignore[method-assign,assignment]
-    costs = {case.id: Cost(seconds(), 0.0) for case in cases}
-    run._timed_blocks(costs, 0.0, None, None)  # type: ignore[arg-type]
+    run.launcher = SimpleNamespace(launch=launch, launches=launches, shown=str)  # type: ignore[assignment]
+    run._timed_blocks({case.id: Cost(seconds(), 0.0) for case in cases}, 0.0)
     return run
 
 
 def blocks_of(run: Run) -> list[int]:
-    return [launch.block for launch in run.launches]
+    return [launch.block for launch in run.launcher.launches]
 
 
 def test_narrow_ratios_end_a_run_at_its_ten_launches(records: Any) -> None:
@@ -64,7 +65,7 @@ def test_wide_ratios_send_it_on_by_whole_blocks(records: Any) -> None:
 def test_hopeless_noise_ends_it_at_once(records: Any) -> None:
     run = made_up(records, 0.10)
     assert [(look.launches, look.why) for look in run.looks] == [(10, stopping.TOO_NOISY)]
-    assert len(run.launches) == 20
+    assert len(run.launcher.launches) == 20
 
 
 def test_the_time_budget_ends_it_in_the_middle_and_is_the_reason(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
