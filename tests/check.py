@@ -26,7 +26,7 @@ def main() -> int:
         "mypy (engines)": call(*mypy_engines, MYPYPATH=":".join(sources)),
         "architecture": call(python, "-m", "pytest", "-q", "tests/test_architecture.py"),
         "pins": call(python, "-m", "enginebench", "pins", "--check"),
-        "README table": call(python, "tests/generated.py", "--check"),
+        "generated pages": call(python, "tests/generated.py", "--check"),
         "no registry hosts": no_hosts(),
     }
     print()

@@ -1,4 +1,4 @@
-"""The tables in the README that come from result files. `--check` fails if one is stale."""
+"""Pages that come from result files: the table in the README, docs/selftest.md. `--check` fails if one is stale."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 from enginebench.report import table
+from enginebench.selftest.page import PAGE, RAW, markdown, read_parts
 from enginebench.store.result import read_result
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 REFERENCE = ROOT / "results" / "reference"
 MARKS = re.compile(r"(<!-- table: [^\n]*-->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -29,14 +31,15 @@ def generated(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    old = README.read_text()
-    new = generated(old)
+    pages = {README: generated(README.read_text()), DOCS / PAGE: markdown(read_parts(DOCS / RAW))}
+    stale = [page for page, text in pages.items() if page.read_text() != text]
     if not parser.parse_args().check:
-        README.write_text(new)
-    elif new != old:
-        print("README.md is stale: python tests/generated.py")
-        return 1
-    return 0
+        for page in stale:
+            page.write_text(pages[page])
+        return 0
+    for page in stale:
+        print(f"{page.relative_to(ROOT)} is stale: python tests/generated.py")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import msgspec
 from enginebench.machine import facts as machine
 from enginebench.store.record import Record
 
+RAW, PAGE = "selftest.json", "selftest.md"
 TITLE = "The suite's own errors, measured"
 INTRODUCTION = """\
 Written by `enginebench selftest`; the same values are in selftest.json. How often a verdict is false, which slow-down
@@ -47,12 +48,16 @@ def part(rows: list[Row], how: str) -> Part:
 
 def write_page(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:
     """selftest.json and selftest.md in `folder`, with the parts that were there before and not measured now."""
-    raw = folder / "selftest.json"
-    kept = msgspec.json.decode(raw.read_bytes(), type=dict[str, Part]) if raw.exists() else {}
-    merged = {**kept, **parts}
+    raw = folder / RAW
+    merged = {**(read_parts(raw) if raw.exists() else {}), **parts}
     raw.write_text(json.dumps(msgspec.to_builtins(merged), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "selftest.md").write_text(markdown(merged), encoding="utf-8")
+    (folder / PAGE).write_text(markdown(merged), encoding="utf-8")
     return merged
+
+
+def read_parts(raw: Path) -> dict[str, Part]:
+    """Raises OSError, msgspec.DecodeError."""
+    return msgspec.json.decode(raw.read_bytes(), type=dict[str, Part])
 
 
 def markdown(parts: Mapping[str, Part]) -> str:
