@@ -1,19 +1,22 @@
 """The self-test counts what it is shown: here the launches are replaced by the pace they were told."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from enginebench.errors import UsageError
 from enginebench.judge.comparison import compare_paired
 from enginebench.machine.gates import GATES
-from enginebench.selftest import gate_faults, pairs, published
+from enginebench.selftest import gate_faults, pairs, parts, published
 from enginebench.selftest.gate_faults import gate_rows
 from enginebench.selftest.known_speed import detected, false_verdicts
 from enginebench.selftest.many_runs import store_rows
 from enginebench.selftest.page import Part, Row, markdown, write_page
 from enginebench.selftest.pairs import Injected, Subject, Tally, floor_of, tally
+from enginebench.selftest.parts import Effort
 from enginebench.selftest.published import published_rows
 from enginebench.selftest.simulated import coverage_rows, verdict_rows
 from enginebench.store.aa_floor import Floor, floors, keep, place_of
@@ -196,3 +199,12 @@ def test_a_floor_is_found_again_where_it_was_measured_and_nowhere_else(subject: 
 def test_a_damaged_file_of_floors_is_no_floor(tmp_path: Path) -> None:
     (tmp_path / "aa-floors.json").write_text('[{"place": 1}]')
     assert floors(tmp_path) == {}
+
+
+def test_the_real_engine_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.discovery, "unavailable_reason", lambda *_: "stop here")
+    effort = Effort(1, 10, 100, "torch:half", "tiny", Workload(n_prompt=8, n_gen=8))
+    with pytest.raises(UsageError, match="torch:half is unavailable: stop here"):
+        parts.engine(effort, silent)
+    with pytest.raises(UsageError, match="name one configuration, like torch:"):
+        parts.engine(dataclasses.replace(effort, engine="torch"), silent)

@@ -146,7 +146,9 @@ def _known_speed() -> Subject:
 def _real(effort: Effort) -> Subject:
     if effort.engine is None:
         raise UsageError("which engine? the part `engine` needs --engine ENGINE:CONFIGURATION")
-    (info, configuration), *more = discovery.select((effort.engine,), discovery.discover())
+    name = effort.engine.partition(":")[0]
+    chosen = discovery.select((effort.engine,), discovery.discover())  # with the instruments of a table, unasked
+    (info, configuration), *more = [(info, found) for info, found in chosen if info.name == name]
     if more:
         raise UsageError(f"--engine {effort.engine}: name one configuration, like {info.name}:{configuration}")
     if reason := discovery.unavailable_reason(info, configuration, default_device(), {}):
