@@ -87,6 +87,51 @@ def test_a_comparison_with_what_does_not_exist_is_refused_with_the_near_match(
         discover(tmp_path)
 
 
+QUANTISED = """
+[tool.enginebench.engine.configurations.rounded]
+description = "r"
+precision = "int8"
+in_all = {in_all}
+quantisation = "int8"
+[tool.enginebench.engine.nearest]
+nf4 = "{nearest}"
+"""
+
+
+def quantised(root: Path, in_all: str = "false", nearest: str = "int8") -> EngineInfo:
+    write(root, "odd", "engine", "none")
+    file = root / "packages" / "engine-odd" / "pyproject.toml"
+    flags = 'gpu = "none"\nshards = true\nprofiles = true'
+    text = file.read_text().replace('gpu = "none"', flags)
+    file.write_text(text + QUANTISED.format(in_all=in_all, nearest=nearest))
+    return discover(root)["odd"]
+
+
+def test_a_table_says_what_its_engine_quantises_offers_instead_shards_and_profiles(tmp_path: Path) -> None:
+    info = quantised(tmp_path)
+    assert {name: c.quantisation for name, c in info.configurations.items()} == {
+        "plain": "",
+        "special": "",
+        "rounded": "int8",
+    }
+    assert (info.nearest, info.shards, info.profiles) == ({"nf4": "int8"}, True, True)
+
+
+def test_what_a_table_does_not_say_its_engine_cannot_do(engines: dict[str, EngineInfo]) -> None:
+    info = engines["alpha"]
+    assert (info.nearest, info.shards, info.profiles) == ({}, False, False)
+
+
+def test_an_offer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nearest to nf4 'int9': did you mean 'int8'"):
+        quantised(tmp_path, nearest="int9")
+
+
+def test_a_quantised_configuration_runs_only_when_it_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="rounded is quantised: write in_all = false"):
+        quantised(tmp_path, in_all="true")
+
+
 def test_a_malformed_table_is_refused_with_its_file(tmp_path: Path) -> None:
     write(tmp_path, "odd", "king", "none")
     with pytest.raises(UsageError, match=r"engine-odd/pyproject.toml.*role"):

@@ -35,6 +35,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of a comparison (COMPARISONS) → configuration of the same engine that is its base."""
     extra: str = ""
     """Optional dependencies of the package that it needs: it runs in an environment of its own."""
+    quantisation: str = ""
+    """What it makes of the weights before it computes with them: int8, nf4, q8_0, …; "": they stay as they are."""
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +63,12 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Where a program is to be had, for the message that it is missing."""
     options: dict[str, Option] = {}
     aliases: list[str] = []
-    quantisations: list[str] = []
+    nearest: dict[str, str] = {}
+    """A quantisation that it cannot do → the one of its own that comes nearest."""
+    shards: bool = False
+    """It can spread one model over several devices."""
+    profiles: bool = False
+    """It answers `profile` with traces."""
     test_extra: str | None = None
     """The tests run in the environment with this extra, also where the engine itself cannot run."""
     package: str = ""
@@ -82,6 +89,7 @@ def discover(root: Path = ROOT) -> dict[str, EngineInfo]:
         except msgspec.ValidationError as error:
             raise UsageError(f"{pyproject.relative_to(root)}: [tool.enginebench.engine]: {error}") from None
         _check_bases(info, str(pyproject.relative_to(root)))
+        _check_quantisations(info, str(pyproject.relative_to(root)))
         engines[info.name] = info
     return engines
 
@@ -93,6 +101,17 @@ def _check_bases(info: EngineInfo, file: str) -> None:
                 raise unknown(f"{file}: comparison of configuration {name}", comparison, COMPARISONS)
             if base not in info.configurations:
                 raise unknown(f"{file}: base of {comparison} of configuration {name}", base, info.configurations)
+
+
+def _check_quantisations(info: EngineInfo, file: str) -> None:
+    """A quantised configuration is for those who ask for it, and what is offered instead of another exists."""
+    for name, configuration in info.configurations.items():
+        if configuration.quantisation and configuration.in_all:
+            raise UsageError(f"{file}: configuration {name} is quantised: write in_all = false")
+    own = {configuration.quantisation for configuration in info.configurations.values()} - {""}
+    for asked, offered in info.nearest.items():
+        if offered not in own:
+            raise unknown(f"{file}: quantisation nearest to {asked}", offered, own)
 
 
 def select(names: Sequence[str], engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
