@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from enginebench.judge.bottleneck import Bottleneck, bottleneck, line_of
-from enginebench.judge.metrics import Limit
+from enginebench.judge.utilisation import Limit
 from enginebench.store.record import Workload
 
 LIMIT = Limit("limit:read", 1_000_000, 1000.0)  # 1 GB/s: a byte is 1 ns

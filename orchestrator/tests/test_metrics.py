@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from enginebench.judge.metrics import ABOVE_LIMIT, GATE_FAILED, GATE_MISSING, Limit, case_metrics, limit_of
+from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING, case_metrics, limit_of
+from enginebench.judge.utilisation import ABOVE_LIMIT, Limit
 from enginebench.store.record import DeviceMemoryReading, Launch, Workload
 
 MS = 1_000_000

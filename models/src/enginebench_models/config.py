@@ -74,8 +74,7 @@ class LlamaConfig:
 
     def layer_elements(self) -> int:
         """Weights of one block: q, k, v, o, gate, up, down and two norms."""
-        attention = 2 * self.dim * self.query_dim() + 2 * self.dim * self.kv_dim()
-        return attention + 3 * self.dim * self.hidden_dim + 2 * self.dim
+        return block_elements(self.dim, self.n_heads, self.n_kv_heads, self.head_dim, self.hidden_dim)
 
     def weight_elements(self) -> int:
         """All weights; a tied embedding table counts once."""
@@ -83,13 +82,32 @@ class LlamaConfig:
         return tables * self.vocab_size * self.dim + self.n_layers * self.layer_elements() + self.dim
 
     def read_elements_per_token(self) -> int:
-        """Weights that one decoded token must read.
-
-        Everything but the embedding table, of which an untied model reads one row; a tied table is read
-        whole, once, as the output projection.
-        """
-        return self.weight_elements() - (0 if self.tied_embeddings else self.vocab_size * self.dim)
+        """Weights that one decoded token must read."""
+        return read_elements(
+            self.dim,
+            self.n_layers,
+            self.n_heads,
+            self.n_kv_heads,
+            self.head_dim,
+            self.hidden_dim,
+            self.vocab_size,
+        )
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes that one position adds to the key/value cache."""
         return 2 * self.n_layers * self.kv_dim() * element_bytes
+
+
+def read_elements(
+    dim: int, n_layers: int, n_heads: int, n_kv_heads: int, head_dim: int, hidden_dim: int, vocab_size: int
+) -> int:
+    """Weights that one decoded token reads: the blocks, the last norm and one table of the vocabulary.
+
+    Of the embedding table an untied model reads one row; a tied table is read whole, once, as the output projection.
+    """
+    return n_layers * block_elements(dim, n_heads, n_kv_heads, head_dim, hidden_dim) + vocab_size * dim + dim
+
+
+def block_elements(dim: int, n_heads: int, n_kv_heads: int, head_dim: int, hidden_dim: int) -> int:
+    attention = 2 * dim * head_dim * (n_heads + n_kv_heads)
+    return attention + 3 * dim * hidden_dim + 2 * dim

@@ -23,8 +23,11 @@ from .brackets import bracketed
 from .breakeven import Course, crossings
 from .comparable import difference
 from .energy_metrics import energy_metrics
-from .metrics import GATE_FAILED, Evidence, Limit, case_metrics, gate_objection, limit_of
+from .evidence import Evidence
+from .metrics import GATE_FAILED, case_metrics, gate_objection, limit_of
 from .outliers import outliers
+from .plain_case import label
+from .utilisation import Limit
 from .verdicts import Candidate, named_comparisons, pair_comparisons, rank_groups
 from .warmup import case_warmup
 
@@ -98,10 +101,8 @@ def _break_even(
     of_work: dict[tuple[str, str, cold_start.State], list[tuple[str, Course]]] = defaultdict(list)
     for case, found in zip(cases, courses, strict=True):
         if case["status"] == "ok" and case["role"] != "instrument":
-            threads = f" t{case['threads']}" if "threads" in case else ""
-            label = f"{case['engine']}:{case['configuration']}{threads}"
             for state, course in found.items():
-                of_work[case["model"], case["workload"], state].append((label, course))
+                of_work[case["model"], case["workload"], state].append((label(case), course))
     return [
         {"state": state, "model": model, "workload": workload, **asdict(crossing)}
         for (model, workload, state), each in of_work.items()
@@ -138,8 +139,11 @@ def device_limits(cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]
     return limits
 
 
-def judge(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any]) -> Verdict:
-    """Where a case stands. Objections in order: unavailable, failed check, other work, fidelity, audits, not timed."""
+def judge(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any], audited: str | None = None) -> Verdict:
+    """Where a case stands. Objections in order: unavailable, failed check, other work, fidelity, audits, not timed.
+
+    `audited`: why an audit refuses it.
+    """
     if facts.unavailable is not None:
         return Verdict("unavailable", facts.unavailable)
     checks = [launch for launch in launches if launch.kind == "check"]
@@ -148,18 +152,17 @@ def judge(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any])
         return Verdict("failed", "not launched: the run ended before its turn")
     if checks and not any(launch.ok for launch in checks):
         return _check_verdict(checks[-1])
-    if refusal := _refusal(facts, launches, plan):
+    if refusal := _refusal(facts, launches, plan) or audited:
         return Verdict("invalid", refusal)
     return _timed_verdict(timed)
 
 
 def _refusal(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any]) -> str | None:
-    """Other work, a wrong answer, or a failed audit."""
+    """Other work, or a wrong answer."""
     if facts.role != "test" and (other := difference(launches, plan)):  # a test engine has no model
         return other
-    if objection := gate_objection(launches, facts.role):
-        return _gate_text(objection, launches)
-    return audits.objection(audits.audits(launches))
+    objection = gate_objection(launches, facts.role)
+    return objection and _gate_text(objection, launches)
 
 
 def _check_verdict(check: Launch) -> Verdict:
@@ -214,8 +217,9 @@ def _case_result(
     limit: Limit | None,
     courses: Mapping[cold_start.State, Course],
 ) -> dict[str, Any]:
-    verdict = judge(facts, launches, plan)
     loaded, found = _last_loaded(launches), audits.audits(launches)
+    audited = audits.objection(found)
+    verdict = judge(facts, launches, plan, audited)
     return {
         "engine": facts.case.engine,
         "configuration": facts.case.configuration,
@@ -226,7 +230,7 @@ def _case_result(
         "status": verdict.status,
         "reason": None if verdict.reason is None else anonymous(verdict.reason),
         "metrics": {
-            **case_metrics(launches, facts.role, limit, audits.objection(found)),
+            **case_metrics(launches, facts.role, limit, audited),
             **cold_start.cold_metrics(launches),
             **energy_metrics(launches, environment),
         },

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from enginebench.store.record import Launch
 
 from .distribution import t_quantile
-from .metrics import Limit, median_of, valid_requests
+from .evidence import median_of, valid_requests
 from .plausibility import LAUNCHING_NS_PER_LAYER
+from .utilisation import Limit
 
 Numbers = npt.NDArray[np.float64]
 

@@ -10,11 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from enginebench_models.config import read_elements
+
+from .plain_case import model_of
+
 RAN = ("ok", "invalid")
 WORDS = {"kv_dtype": "KV cache", "activation_dtype": "activations"}
 DTYPE_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
 BYTES_TOLERANCE = 0.1
 """Norms may stay in float32, a copy of a table may be counted: far from the factor of two between the types."""
+
+SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size")
 
 Case = Mapping[str, Any]
 
@@ -80,10 +86,7 @@ def _dtype_by_bytes(case: Case, plan: Mapping[str, Any]) -> Iterator[str]:
 
 def _elements(case: Case, plan: Mapping[str, Any]) -> int | None:
     """Weights that a token reads, from the model's shape; None where the plan does not hold all of it."""
-    shape: Mapping[str, Any] = next((m["shape"] for m in plan["models"] if m["name"] == case["model"]), {})
-    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size")
-    if not all(name in shape for name in names):
+    shape = model_of(case, plan).get("shape", {})
+    if not all(name in shape for name in SHAPE):
         return None
-    dim, n_layers, n_heads, n_kv_heads, head_dim, hidden_dim, vocab_size = (int(shape[name]) for name in names)
-    attention = 2 * dim * head_dim * (n_heads + n_kv_heads)
-    return n_layers * (attention + 3 * dim * hidden_dim + 2 * dim) + vocab_size * dim + dim
+    return read_elements(**{name: int(shape[name]) for name in SHAPE})

@@ -18,9 +18,9 @@ import numpy as np
 from enginebench.store.record import CLOCKS_DISAGREE, Launch, Request
 
 from .breakeven import HORIZON, Course
+from .evidence import Evidence, median_of, timing
 from .interval import interval_95, log_mean
 from .metric import Metric
-from .metrics import Evidence, median_of, timing
 
 State = Literal["disk-cold", "cache-warm"]
 STAGES = ("import", "read", "convert", "compile")

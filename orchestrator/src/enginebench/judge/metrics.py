@@ -6,43 +6,27 @@ averaged as time per token and then inverted. What is missing is None with a rea
 
 from __future__ import annotations
 
-import collections
 import statistics
-from array import array
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import msgspec
 from enginebench_protocol.timing import RequestTiming
 
-from enginebench.store.record import Case, Launch, LoadedFacts, MemoryReading, Request
+from enginebench.store.record import Case, Launch, Request
 
+from .evidence import Evidence, median_of, timing, valid_requests
 from .interval import interval_95, log_mean
 from .memory_metrics import efficiency, memory_metrics
 from .metric import Metric, missing
 from .percentile import PERCENTILES, percentile_bound
+from .utilisation import Limit, mbu
 
 GATE_FAILED = "fidelity gate failed"
 GATE_MISSING = "no fidelity reading"
-ABOVE_LIMIT = "above-limit"
 NO_COMPUTE_LIMIT = "no compute limit was measured in this run: the instrument reads, it does not multiply"
 NO_GAP = "one generated token has no gap to a next one"
 FIRST_IN_DOUBT = "the first request is in doubt"
 PROMPT_TOO_SHORT = "what the prompt adds to the prefill of its depth is below the noise"
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What the device was seen to do in the same run: the bytes that one token reads, at so many tokens per second."""
-
-    label: str
-    read_bytes_per_token: int
-    decode_tps: float
-    interval: list[float] | None = None
-
-    @property
-    def bytes_per_second(self) -> float:
-        return self.read_bytes_per_token * self.decode_tps
 
 
 def case_metrics(
@@ -54,7 +38,7 @@ def case_metrics(
     """
     evidence = Evidence(launches)
     speeds = _speeds(evidence)
-    speeds["mbu"] = _mbu(evidence, speeds["decode_tps"], limit, reads_cache=role == "engine")
+    speeds["mbu"] = mbu(evidence, speeds["decode_tps"], limit, reads_cache=role == "engine")
     if role == "engine":
         speeds["mfu"] = missing("ratio", NO_COMPUTE_LIMIT)
     memory = memory_metrics(evidence.memory, evidence.loaded, checked=bool(evidence.checks))
@@ -82,89 +66,7 @@ def limit_of(launches: Sequence[Launch], case: Case) -> Limit | None:
     return Limit(case.label, facts.read_bytes_per_token, rate.value, rate.interval)
 
 
-class Evidence:
-    """The launches of one case, sorted by what they can testify to."""
-
-    def __init__(self, launches: Sequence[Launch]) -> None:
-        self.checks = [launch for launch in launches if launch.kind == "check"]
-        self.timed = [launch for launch in launches if launch.kind == "timed"]
-        self.good = [launch for launch in self.timed if launch.ok and not launch.doubts]
-        self.doubtful = [launch for launch in self.timed if launch.ok and launch.doubts]
-
-    @property
-    def loaded(self) -> LoadedFacts | None:
-        return next((launch.loaded for launch in [*self.good, *self.checks, *self.timed] if launch.loaded), None)
-
-    @property
-    def memory(self) -> MemoryReading | None:
-        return next((launch.memory for launch in reversed(self.checks) if launch.memory), None)
-
-    @property
-    def cautions(self) -> list[str]:
-        """What was left out of the averages, counted."""
-        failures = [launch.failure.reason for launch in self.timed if launch.failure is not None]
-        requests = [request for launch in self.good for request in launch.measured]
-        doubtful = [request for request in requests if request.doubts]
-        cautions = []
-        if self.doubtful:
-            causes = _tally(_cause(doubt) for launch in self.doubtful for doubt in launch.doubts)
-            cautions.append(f"{len(self.doubtful)} of {len(self.timed)} timed launches excluded for noise ({causes})")
-        if failures:
-            cautions.append(f"{len(failures)} of {len(self.timed)} timed launches failed ({_tally(failures)})")
-        if doubtful:
-            causes = _tally(_cause(doubt) for request in doubtful for doubt in request.doubts)
-            cautions.append(f"{len(doubtful)} of {len(requests)} measured requests excluded ({causes})")
-        return cautions
-
-    @property
-    def lack(self) -> str:
-        """Why nothing could be averaged."""
-        if not self.timed:
-            return "no timed launch"
-        if not self.good:
-            return f"no launch without noise: {self.cautions[0]}" if self.doubtful else "no timed launch ended well"
-        return "no valid measured request"
-
-    @property
-    def excluded_share(self) -> float:
-        """Of all measured requests of launches that ended well: those that no average uses."""
-        sound = sum(len(valid_requests(launch)) for launch in self.good)
-        measured = sum(len(launch.measured) for launch in (*self.good, *self.doubtful))
-        return (measured - sound) / measured if measured else 0.0
-
-
-def _cause(doubt: str) -> str:
-    """A doubt without its number, so that equal causes are counted together."""
-    words = doubt.partition(":")[0].split()
-    return " ".join(word for word in words if not word[:1].isdigit() and word not in ("by", "ms"))
-
-
-def _tally(names: Iterable[str]) -> str:
-    counts = collections.Counter(names)
-    return ", ".join(f"{count} x {name}" for name, count in sorted(counts.items()))
-
-
 # ---- speed ----------------------------------------------------------------------------------------------------
-
-
-def valid_requests(launch: Launch) -> list[Request]:
-    """None of a launch that is in doubt as a whole."""
-    return [] if launch.doubts else [request for request in launch.measured if not request.doubts]
-
-
-def timing(request: Request) -> RequestTiming:
-    return RequestTiming(request.n_prompt, 0, array("q", request.t_token_ns))
-
-
-def median_of(duration: Callable[[RequestTiming], float | None]) -> Callable[[Launch], float | None]:
-    """Launch → the median of `duration` over its valid measured requests."""
-
-    def of_launch(launch: Launch) -> float | None:
-        found = [duration(timing(request)) for request in valid_requests(launch)]
-        values = [value for value in found if value is not None]
-        return float(statistics.median(values)) if values else None
-
-    return of_launch
 
 
 def first_request_ttft(launch: Launch) -> float | None:
@@ -366,48 +268,6 @@ def _counts(evidence: Evidence) -> dict[str, Metric]:
         else missing("count", evidence.lack)
         for name, count in counts.items()
     }
-
-
-# ---- against the limit of the device --------------------------------------------------------------------------
-
-
-def _mbu(evidence: Evidence, rate: Metric, limit: Limit | None, reads_cache: bool) -> Metric:
-    """Memory bandwidth utilisation: bytes that decoding must read per second ÷ what the limit's case read per second.
-
-    Above 1, work was skipped or the limit was slowed down by others: invalid either way, with no allowance for noise.
-    """
-    facts = evidence.loaded
-    if rate.value is None or facts is None:
-        return missing("ratio", *rate.reasons)
-    if limit is None:
-        return missing("ratio", "no limit was measured in this run")
-    if facts.read_bytes_per_token == 0:
-        return missing("ratio", "the engine does not say what a token reads")
-    token_bytes = float(facts.read_bytes_per_token)
-    if reads_cache:
-        token_bytes += cache_bytes_read(facts, evidence.good[0].case)
-    scale = token_bytes / limit.bytes_per_second
-    value = rate.value * scale
-    interval = [bound * scale for bound in rate.interval] if rate.interval else None
-    if value <= 1.0 + 1e-9:  # the limit's own row, up to rounding
-        return Metric(value=value, unit="ratio", valid=True, reasons=rate.reasons, interval=interval)
-    reasons = [ABOVE_LIMIT, _limit_noise(limit), *rate.reasons]
-    return Metric(value=value, unit="ratio", valid=False, reasons=reasons, interval=interval)
-
-
-def cache_bytes_read(facts: LoadedFacts, case: Case) -> float:
-    """KV bytes that one token reads at the mean context of the decode phase."""
-    workload = case.workload
-    mean_context = workload.n_depth + workload.n_prompt + workload.n_gen / 2
-    return facts.kv_cache_bytes / facts.n_ctx * mean_context
-
-
-def _limit_noise(limit: Limit) -> str:
-    rate = limit.bytes_per_second / 1e9
-    if limit.interval is None:
-        return f"the limit of {rate:.1f} GB/s by {limit.label} has too few launches to know its own noise"
-    low, high = (bound / limit.decode_tps for bound in limit.interval)
-    return f"the limit of {rate:.1f} GB/s by {limit.label} is itself known to {low - 1:+.1%}/{high - 1:+.1%}"
 
 
 def _objected(metric: Metric, objection: str) -> Metric:

@@ -14,7 +14,7 @@ import numpy as np
 
 from enginebench.store.record import Launch
 
-from .metrics import median_of, timing, valid_requests
+from .evidence import median_of, timing, valid_requests
 
 MILD, SEVERE = 1.5, 3.0
 FEWEST_REQUESTS = 20
@@ -33,7 +33,7 @@ class Outliers(msgspec.Struct, frozen=True, kw_only=True):
 
 def outliers(launches: Sequence[Launch]) -> Outliers | None:
     """Of the timed launches; None with fewer than twenty requests, or with one token each."""
-    timed = [launch for launch in launches if launch.kind == "timed" and launch.ok and not launch.doubts]
+    timed = [launch for launch in launches if launch.counts]
     ratios = np.asarray([ratio for launch in timed for ratio in _ratios(launch)])
     if len(ratios) < FEWEST_REQUESTS:
         return None

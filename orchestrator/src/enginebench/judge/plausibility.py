@@ -13,6 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from enginebench.store.record import Workload
+
+from .plain_case import model_of, workload_of
+
 ABOVE_LIMIT = "above-limit"
 NOT_FASTER = "launch-bound-or-dtype-not-applied"
 PATH_NOT_TAKEN = "path-not-taken"
@@ -216,7 +220,6 @@ def _row(case: Mapping[str, Any], result: Mapping[str, Any]) -> Row | None:
     if not loaded["read_bytes_per_token"]:
         return None
     ttft = case["metrics"].get("ttft_ns")
-    model = next((m for m in result["plan"]["models"] if m["name"] == case["model"]), None)
     return Row(
         engine=case["engine"],
         configuration=case["configuration"],
@@ -225,7 +228,7 @@ def _row(case: Mapping[str, Any], result: Mapping[str, Any]) -> Row | None:
         ns_per_token=1e9 / rate["value"],
         slowest_ns_per_token=1e9 / (rate["interval"] or [rate["value"]])[0],
         ceiling=ceiling(case, result["cases"]),
-        n_layers=model["shape"].get("n_layers") if model else None,
+        n_layers=model_of(case, result["plan"]).get("shape", {}).get("n_layers"),
         weight_bytes=loaded["read_bytes_per_token"],
         slowest_ttft_ns=(ttft["interval"] or [ttft["value"]])[-1] if ttft else None,
     )
@@ -233,12 +236,11 @@ def _row(case: Mapping[str, Any], result: Mapping[str, Any]) -> Row | None:
 
 def cache_bytes(case: Mapping[str, Any], plan: Mapping[str, Any]) -> float:
     """KV bytes that one token reads at the mean context of the decode phase."""
-    workload = next((w for w in plan["workloads"] if w["name"] == case["workload"]), None)
-    loaded = case["loaded"]
-    if workload is None or not loaded["n_ctx"]:
+    workload, loaded = workload_of(case, plan), case["loaded"]
+    if not workload or not loaded["n_ctx"]:
         return 0.0
-    mean_context = workload["n_depth"] + workload["n_prompt"] + workload["n_gen"] / 2
-    return float(loaded["kv_cache_bytes"] / loaded["n_ctx"] * mean_context)
+    tokens = Workload(**{name: workload[name] for name in ("n_prompt", "n_gen", "n_depth")})
+    return float(loaded["kv_cache_bytes"] / loaded["n_ctx"] * tokens.mean_context)
 
 
 def ceiling(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Ceiling | None:

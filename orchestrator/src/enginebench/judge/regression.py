@@ -17,8 +17,10 @@ from enginebench.errors import UsageError
 from enginebench.store.record import Launch
 
 from .comparison import FEWEST_FOR_VERDICT, Comparison, compare_unpaired, holm
-from .metrics import LAUNCH_FACTS, TIMES, median_of, prefill_token_ns
-from .rows import case_id, machine_of
+from .evidence import median_of
+from .metrics import LAUNCH_FACTS, TIMES, prefill_token_ns
+from .plain_case import case_id, model_of, workload_of
+from .rows import machine_of
 from .stored_run import StoredRun
 
 Outcome = Literal["ok", "regression", "inconclusive"]
@@ -160,8 +162,7 @@ def case_objections(
 
 
 def _work(case: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
-    model: dict[str, Any] = next((m for m in plan["models"] if m["name"] == case["model"]), {})
-    workload: dict[str, Any] = next((w for w in plan["workloads"] if w["name"] == case["workload"]), {})
+    model, workload = model_of(case, plan), workload_of(case, plan)
     loaded = case["loaded"] or {}
     counts = {name: workload.get(name) for name in ("n_prompt", "n_gen", "n_depth", "batch_size")}
     return {
@@ -228,9 +229,7 @@ INSTRUMENT = "an instrument: shows what the machine did, and counts for no regre
 
 
 def _times(asked: Asked, launches: Sequence[Launch]) -> list[float]:
-    found = [
-        asked.value_of(launch) for launch in launches if launch.kind == "timed" and launch.ok and not launch.doubts
-    ]
+    found = [asked.value_of(launch) for launch in launches if launch.counts]
     return [value for value in found if value is not None]
 
 

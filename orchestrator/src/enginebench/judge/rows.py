@@ -12,7 +12,9 @@ import msgspec
 from enginebench.store.record import Launch, Request
 from enginebench.store.tables import HEADLINES, REQUEST_TIMES, Row, RunRows
 
-from .metrics import LAUNCH_FACTS, TIMES, median_of, timing
+from .evidence import median_of, timing
+from .metrics import LAUNCH_FACTS, TIMES
+from .plain_case import case_id, model_of, workload_of
 from .stored_run import StoredRun, read_run
 
 
@@ -32,11 +34,6 @@ def rows(run: StoredRun) -> RunRows:
         tables["launches"] += [keys | _launch(launch) for launch in launches]
         tables["requests"] += [keys | _request(launch, r) for launch in launches for r in launch.requests]
     return RunRows(run.run_id, tables)
-
-
-def case_id(case: dict[str, Any]) -> str:
-    threads = f"/t{case['threads']}" if case.get("threads") else ""
-    return f"{case['engine']}:{case['configuration']}/{case['model']}/{case['workload']}{threads}"
 
 
 def machine_of(environment: dict[str, Any]) -> str:
@@ -74,8 +71,7 @@ _NAMES = ("engine", "configuration", "model", "workload", "role", "status", "rea
 
 
 def _case(case: dict[str, Any], plan: dict[str, Any]) -> Row:
-    model: dict[str, Any] = next((m for m in plan["models"] if m["name"] == case["model"]), {})
-    workload: dict[str, Any] = next((w for w in plan["workloads"] if w["name"] == case["workload"]), {})
+    model, workload = model_of(case, plan), workload_of(case, plan)
     loaded, fidelity = case["loaded"] or {}, case["fidelity"] or {}
     device_peak = _valid(case, "device_peak_memory_bytes")
     return {

@@ -16,8 +16,9 @@ import msgspec
 from enginebench.store.record import Case, Launch
 
 from .comparison import Comparison, compare_paired, holm
+from .evidence import median_of, timing
 from .interval import log_mean
-from .metrics import LAUNCH_FACTS, median_of, timing
+from .metrics import LAUNCH_FACTS
 
 TPOT, TTFT, LOAD = "tpot_ns", "ttft_ns", "load_ns"
 WARMUP_IMPROVEMENT = "warm-up improvement"
@@ -39,7 +40,7 @@ class Candidate:
 
     def values(self, metric: str) -> dict[int, float]:
         """Block → the value of its launch."""
-        found = {launch.block: METRICS[metric](launch) for launch in self.launches if _counts(launch)}
+        found = {launch.block: METRICS[metric](launch) for launch in self.launches if launch.counts}
         return {block: value for block, value in found.items() if value is not None}
 
 
@@ -92,10 +93,6 @@ def decode_times(candidates: Sequence[Candidate]) -> list[list[dict[int, float]]
     return [[candidate.values(TPOT) for candidate in group] for group in _groups(candidates)]
 
 
-def _counts(launch: Launch) -> bool:
-    return launch.kind == "timed" and launch.ok and not launch.doubts
-
-
 def _groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
     """Cases that did the same work, in the order of the plan."""
     groups: dict[tuple[str, str, str], list[Candidate]] = {}
@@ -143,7 +140,7 @@ def _warmup_improvement(candidate: Candidate) -> Comparison | None:
     first: dict[int, float] = {}
     steady: dict[int, float] = {}
     for launch in candidate.launches:
-        value = steady_of(launch) if _counts(launch) else None
+        value = steady_of(launch) if launch.counts else None
         if value is None or launch.requests[0].phase != "warm-up" or launch.requests[0].doubts:
             continue
         first[launch.block], steady[launch.block] = float(timing(launch.requests[0]).e2e_ns), value

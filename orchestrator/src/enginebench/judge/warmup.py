@@ -57,7 +57,7 @@ class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
 
 def case_warmup(launches: Sequence[Launch]) -> WarmUp | None:
     """None without a timed launch that ended well."""
-    good = [launch for launch in launches if launch.kind == "timed" and launch.ok and not launch.doubts]
+    good = [launch for launch in launches if launch.counts]
     series = [launch for launch in good if launch.of_workload]
     if not series:
         return None

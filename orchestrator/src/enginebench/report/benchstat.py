@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from enginebench.judge.metrics import RATES, TIMES, median_of, prefill_token_ns
+from enginebench.judge.evidence import median_of
+from enginebench.judge.metrics import RATES, TIMES, prefill_token_ns
 from enginebench.judge.rows import machine_of
 from enginebench.run.process import printable
 from enginebench.store.record import Launch
@@ -66,7 +67,7 @@ def _case(case: dict[str, Any]) -> Iterator[str]:
         return
     launches = msgspec.convert(case["launches"], list[Launch])
     for launch in launches:
-        if launch.kind == "timed" and launch.ok and not launch.doubts:
+        if launch.counts:
             values = {unit: value_of(launch) for unit, (_, value_of) in UNITS.items()}
             yield from _line(name, len(launch.measured), values)
     yield from _line(name, 1, {MEMORY: case["metrics"]["peak_memory_bytes"]["value"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from enginebench.judge.plain_case import label
 from enginebench.run.process import printable
 
 from .formats import NONE, rounded
@@ -54,15 +55,10 @@ def _block(result: dict[str, Any], cases: Sequence[dict[str, Any]], state: str) 
     ]
 
 
-def _label(case: dict[str, Any]) -> str:
-    threads = f" t{case['threads']}" if case.get("threads") else ""
-    return f"{case['engine']}:{case['configuration']}{threads}"
-
-
 def _anatomy(case: dict[str, Any], state: str) -> list[str]:
     found = case["anatomy"][state]
     values = [*(found["parts_ns"][name] for name in PARTS), found["total_ns"], found["steady_ttft_ns"]]
-    return [_label(case), *(_seconds(ns) for ns in [*values, found["settling_ns"]])]
+    return [label(case), *(_seconds(ns) for ns in [*values, found["settling_ns"]])]
 
 
 def _seconds(ns: float | None) -> str:
@@ -73,15 +69,15 @@ def _remarks(cases: Iterable[dict[str, Any]], state: str) -> Iterator[str]:
     """Launches that were left out, and the reason."""
     for case in cases:
         for reason in case["anatomy"][state]["reasons"]:
-            yield f"- {_label(case)}: {printable(reason)}"
+            yield f"- {label(case)}: {printable(reason)}"
 
 
 def _courses(cases: Sequence[dict[str, Any]], state: str) -> list[str]:
-    rows = {_label(c): c["time_to_tokens_ns"][state] for c in cases if state in c.get("time_to_tokens_ns", {})}
+    rows = {label(c): c["time_to_tokens_ns"][state] for c in cases if state in c.get("time_to_tokens_ns", {})}
     if not rows:
         return []
     counts = list(next(iter(rows.values())))
-    body = ([label, *(_seconds(course[n]) for n in counts)] for label, course in rows.items())
+    body = ([name, *(_seconds(course[n]) for n in counts)] for name, course in rows.items())
     head = "Seconds from the spawn to token number …, one request after the other:"
     return [head, "", *_table(["case", *counts], body), ""]
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING
+from enginebench.judge.plain_case import label
 from enginebench.judge.rows import rows
 from enginebench.judge.stored_run import StoredRun
 from enginebench.machine.gates import launch_warnings, noise_warnings
@@ -84,8 +85,7 @@ def is_withheld(metric: dict[str, Any]) -> bool:
 
 
 def _label(case: dict[str, Any]) -> str:
-    threads = f" t{case['threads']}" if case.get("threads") else ""
-    return marks.marked(case, f"{case['engine']}:{case['configuration']}{threads}")
+    return marks.marked(case, label(case))
 
 
 def _dtype(case: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from enginebench.judge.metrics import median_of
+from enginebench.judge.evidence import median_of
 from enginebench.machine.noise import read_noise
 from enginebench.machine.watch import Watch
 from enginebench.store.record import Case, Launch, Workload

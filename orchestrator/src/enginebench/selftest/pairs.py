@@ -16,7 +16,7 @@ from pathlib import Path
 
 from enginebench.errors import BenchError
 from enginebench.judge.comparison import Comparison, compare_paired
-from enginebench.judge.metrics import median_of
+from enginebench.judge.evidence import median_of
 from enginebench.judge.stopping import look
 from enginebench.plan.plan import PRESETS
 from enginebench.run.launch import LaunchOrder, run_launch

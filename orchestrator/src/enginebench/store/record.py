@@ -67,6 +67,11 @@ class Workload(Record, frozen=True):
         return self.n_depth + self.n_prompt
 
     @property
+    def mean_context(self) -> float:
+        """Tokens in the cache, on average over the decode phase."""
+        return self.n_sent + self.n_gen / 2
+
+    @property
     def n_depth_requests(self) -> int:
         """Requests of the depth alone that a launch makes; the first may compile, and is not counted."""
         return DEPTH_REQUESTS if self.n_depth and self.n_prompt > 1 else 0
@@ -306,6 +311,11 @@ class Launch(Record, frozen=True):
     @property
     def ok(self) -> bool:
         return self.failure is None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its times may be averaged."""
+        return self.kind == "timed" and self.ok and not self.doubts
 
     @property
     def started_as_asked(self) -> bool:
