@@ -18,6 +18,7 @@ from enginebench.judge.history import MOST_POINTS, steps
 from enginebench.judge.rows import rows_of
 from enginebench.report import history as report
 from enginebench.report.formats import Output
+from enginebench.report.sparkline import WIDTH, sparkline
 from enginebench.store.index import open_index
 
 Stored = Callable[..., Path]
@@ -139,9 +140,9 @@ def test_a_name_that_stands_for_several_cases_is_refused_unless_it_is_one_of_the
 
 
 def test_a_sparkline_has_one_block_per_run_and_no_more_than_fit() -> None:
-    assert report.sparkline([1, 2, 3, 8]) == "▁▂▃█"
-    assert report.sparkline([5, 5]) == "▁▁"
-    assert len(report.sparkline(list(range(1000)))) == report.WIDTH
+    assert sparkline([1, 2, 3, 8]) == "▁▂▃█"
+    assert sparkline([5, 5]) == "▁▁"
+    assert len(sparkline(list(range(1000)))) == WIDTH
 
 
 def test_json_and_csv_hold_every_run_unrounded(runs: Path) -> None:

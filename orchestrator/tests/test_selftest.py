@@ -21,6 +21,7 @@ from enginebench.selftest.published import published_rows
 from enginebench.selftest.simulated import coverage_rows, verdict_rows
 from enginebench.store.aa_floor import Floor, floors, keep, place_of
 from enginebench.store.record import Workload
+from enginebench.workspace import discovery
 from enginebench.workspace.discovery import discover
 from enginebench.workspace.environment import Interpreter
 
@@ -54,7 +55,7 @@ def launches_take(monkeypatch: pytest.MonkeyPatch) -> Scripted:
         def launched(subject: Subject, block: int, order: int, options: Options) -> tuple[float, int]:
             return float(options["pace"]), order
 
-        monkeypatch.setattr(pairs, "_launched", launched)
+        monkeypatch.setattr(pairs, "launched", launched)
         monkeypatch.setattr(pairs, "time_per_token", lambda launch: time(*launch))
 
     return replace
@@ -202,7 +203,7 @@ def test_a_damaged_file_of_floors_is_no_floor(tmp_path: Path) -> None:
 
 
 def test_the_real_engine_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts.discovery, "unavailable_reason", lambda *_: "stop here")
+    monkeypatch.setattr(discovery, "unavailable_reason", lambda *_: "stop here")
     effort = Effort(1, 10, 100, "torch:half", "tiny", Workload(n_prompt=8, n_gen=8))
     with pytest.raises(UsageError, match="torch:half is unavailable: stop here"):
         parts.engine(effort, silent)

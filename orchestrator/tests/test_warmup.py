@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 from enginebench.judge.warmup import FEWEST_POINTS, case_warmup, change_points, steadiness, tokens_to_steady
-from enginebench.report.warmup import sparkline, warmup_remark
+from enginebench.report.sparkline import sparkline
+from enginebench.report.warmup import warmup_remark
 from enginebench.store.record import Workload
 
 MS = 1_000_000

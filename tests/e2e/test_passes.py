@@ -13,11 +13,19 @@ from enginebench.cli import command_line
 from enginebench.judge.energy_metrics import energy_metrics
 from enginebench.machine.energy import Meter
 from enginebench.machine.watch import Watch
-from enginebench.run import energy_pass, probe_cost
+from enginebench.run import energy_pass
 from enginebench.run import launch as launching
+from enginebench.selftest import pairs
+from enginebench.selftest.probe_cost import launches_of, measure
+from enginebench.selftest.subjects import of_known_speed
+from enginebench.store.record import Workload
 from typer.testing import CliRunner
 
 WATTS = 40.0
+
+
+def scripted(iterations: int) -> Any:
+    return of_known_speed(Workload(n_prompt=32, n_gen=20), iterations)
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ def test_an_energy_launch_measures_idle_prefill_and_full_requests(monkeypatch: p
     def energy(order: Any, *rest: Any) -> Any:
         return plain(replace(order, kind="energy", meter=Meter([SteadyCounter()])), *rest)
 
-    monkeypatch.setattr(probe_cost, "run_launch", energy)
-    launch = probe_cost.scripted(n_gen=20, say=lambda _: None)(Watch())
+    monkeypatch.setattr(pairs, "run_launch", energy)
+    launch = launches_of(scripted(iterations=10))(Watch())
     assert launch.failure is None
     assert (launch.kind, launch.requests, launch.noise is not None) == ("energy", [], True)
     metrics = energy_metrics([launch], {})
@@ -53,7 +61,7 @@ def test_an_energy_launch_measures_idle_prefill_and_full_requests(monkeypatch: p
 
 
 def test_the_cost_of_the_probe_is_measured_with_the_scripted_engine() -> None:
-    cost = probe_cost.measure(probe_cost.scripted(n_gen=20, iterations=3, say=lambda _: None), Watch(), pairs=12)
+    cost = measure(launches_of(scripted(iterations=3)), Watch(), pairs=12)
     assert cost.ratio == pytest.approx(1, abs=0.05)
     assert cost.snapshot_ms < 100
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from enginebench.machine.watch import Watch
-from enginebench.run.probe_cost import measure, outside
 from enginebench.selftest.looking import probe_rows
+from enginebench.selftest.probe_cost import measure, outside
 
 NOISE = 0.002
 
@@ -73,7 +73,7 @@ def test_one_launch_that_was_held_up_changes_nothing(records: Any) -> None:
 
 @pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.01, False)])
 def test_the_self_test_says_what_looking_costs(records: Any, factor: float, passed: bool) -> None:
-    ratio, snapshot, harness = probe_rows(20, print, launcher(records, factor))
+    ratio, snapshot, harness = probe_rows(20, launcher(records, factor))
     assert ratio.passed == passed
     assert float(ratio.value.split()[0]) == pytest.approx(factor, abs=0.002)
     assert snapshot.value.endswith(" ms")

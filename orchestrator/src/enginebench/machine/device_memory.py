@@ -8,40 +8,27 @@ the driver itself takes for the engine's context, which no allocator of the engi
 from __future__ import annotations
 
 import threading
-from types import TracebackType
-from typing import Self
 
 from .memory import process_tree
 from .nvml import DeviceMemory, NvmlGpu
-from .sampling import Sampling
+from .sampling import Sampler
 
 INTERVAL_SECONDS = 0.015
 NO_PROCESS = "NVML lists no process of the engine: a container without the host's process ids, or MIG"
 NO_SIZE = "NVML does not tell what a process holds here"
 
 
-class DeviceMemorySampler:
+class DeviceMemorySampler(Sampler):
     """Samples from entering to leaving the context. `baseline_bytes`: what was in use before the engine was started."""
 
     def __init__(self, gpu: NvmlGpu, pid: int, baseline_bytes: int) -> None:
+        super().__init__(INTERVAL_SECONDS)
         self.baseline_bytes = baseline_bytes
         self.peak_growth_bytes: int | None = None
         self.peak_of_processes_bytes: int | None = None
         self._listed_without_size = False
         self._gpu, self._pid = gpu, pid
         self._lock = threading.Lock()
-        self._sampling = Sampling(self.mark, INTERVAL_SECONDS, "device-memory-sampler")
-
-    def __enter__(self) -> Self:
-        self.mark()
-        self._sampling.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._sampling.__exit__(kind, error, trace)
-        self.mark()
 
     @property
     def lack(self) -> str:

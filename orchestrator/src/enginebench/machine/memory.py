@@ -11,12 +11,10 @@ import contextlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
-from .sampling import Sampling
+from .sampling import Sampler
 
 INTERVAL_SECONDS = 0.05
 
@@ -35,27 +33,16 @@ class PssReading:
     n_processes: int = 0
 
 
-class MemorySampler:
+class MemorySampler(Sampler):
     """Samples from entering to leaving the context, every 50 ms or as LARGEST_SHARE allows, and once at each end."""
 
     def __init__(self, pid: int, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        super().__init__(interval_seconds)
         self.pid = pid
         self.peak = PssReading()
         self.max_vm_hwm_bytes = 0
         self.n_samples = 0
         self._lock = threading.Lock()
-        self._sampling = Sampling(self.mark, interval_seconds, "memory-sampler")
-
-    def __enter__(self) -> Self:
-        self.mark()
-        self._sampling.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._sampling.__exit__(kind, error, trace)
-        self.mark()
 
     def mark(self) -> PssReading:
         """Take a sample now. All zero if no process of the tree is left."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,9 +13,8 @@ from enginebench.judge.history import MOST_POINTS, History, Point
 from enginebench.run.process import printable
 
 from .formats import NONE, Output, Sheet, markdown, markdown_escaped, rendered, rounded, text_table
+from .sparkline import sparkline
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-WIDTH = 100
 SCALES = {"ns": ("ms", 1e6), "bytes": ("MB", 1e6)}
 
 
@@ -132,16 +129,6 @@ def as_object(found: History) -> dict[str, Any]:
         ],
         "left_out": found.left_out,
     }
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """One block per value, the lowest for the least; medians of neighbours where there are more than fit."""
-    if len(values) > WIDTH:
-        edges = [round(i * len(values) / WIDTH) for i in range(WIDTH + 1)]
-        values = [statistics.median(values[a:b]) for a, b in itertools.pairwise(edges)]
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(BLOCKS[min(len(BLOCKS) - 1, int((value - low) / span * len(BLOCKS)))] for value in values)
 
 
 def _unit(found: History) -> tuple[str, float]:

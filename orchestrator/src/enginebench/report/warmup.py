@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-BARS = "▁▂▃▄▅▆▇█"
+from .sparkline import sparkline
+
 UNSTEADY = ("slow-down", "no steady state")
 
 
@@ -27,15 +28,6 @@ def warmup_remark(case: Mapping[str, Any]) -> str | None:
     if any(kind in counts for kind in UNSTEADY):
         parts.append("a mean says little where there is no steady state")
     return f"{'; '.join(parts)}; request times {sparkline(found['curve'])} (from {_range(found['curve'])} of steady)"
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """One bar for each value, the lowest for the smallest; all equal: all lowest."""
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    step = (high - low) / (len(BARS) - 1)
-    return "".join(BARS[round((value - low) / step)] if step > 0 else BARS[0] for value in values)
 
 
 def _range(values: Sequence[float]) -> str:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from enginebench.machine.watch import Watch
-from enginebench.run import probe_cost
-from enginebench.run.probe_cost import ALLOWED, FEWEST_PAIRS, Launcher, ProbeCost
 from enginebench.store.record import Launch
 
 from .page import Row
+from .probe_cost import ALLOWED, FEWEST_PAIRS, Launcher, ProbeCost, measure
 
 LARGEST_CPU_SHARE = 0.02
 """Of one processor, for the orchestrator while requests are timed."""
 
 
-def probe_rows(pairs: int, say: Callable[[str], None], launch: Launcher | None = None) -> list[Row]:
-    """Raises ValueError where too few pairs ended well. `launch`: default, the engine of known speed."""
+def probe_rows(pairs: int, launch: Launcher) -> list[Row]:
+    """Raises ValueError where too few pairs ended well."""
     launches: list[Launch] = []
-    asked = launch or probe_cost.scripted(say=say)
 
     def kept(watch: Watch | None) -> Launch:
-        launches.append(asked(watch))
+        launches.append(launch(watch))
         return launches[-1]
 
-    cost = probe_cost.measure(kept, Watch(), max(FEWEST_PAIRS, pairs))
+    cost = measure(kept, Watch(), max(FEWEST_PAIRS, pairs))
     share = max(launch.harness_cpu_share or 0.0 for launch in launches)
     return [_ratio(cost), _snapshot(cost), _harness(share, len(launches))]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from enginebench.errors import BenchError
 from enginebench.judge.comparison import Comparison, compare_paired
 from enginebench.judge.evidence import median_of
 from enginebench.judge.stopping import look
+from enginebench.machine.watch import Watch
 from enginebench.plan.plan import PRESETS
 from enginebench.run.launch import LaunchOrder, run_launch
 from enginebench.store.record import Case, Launch, Workload
@@ -110,7 +111,7 @@ def _block(
     subject: Subject, injected: Injected, block: int, values: dict[str, dict[int, float]], draw: random.Random
 ) -> None:
     for order, side in enumerate(draw.sample([BASE, NEW], 2)):
-        value = time_per_token(_launched(subject, block, order, _options(subject, injected, side, draw)))
+        value = time_per_token(launched(subject, block, order, _options(subject, injected, side, draw)))
         if value is not None:
             values[side][block] = value
 
@@ -124,7 +125,9 @@ def _options(subject: Subject, injected: Injected, side: str, draw: random.Rando
     return {"pace": repr((1 + slower) * math.exp(luck)), "seed": str(draw.getrandbits(32))}
 
 
-def _launched(subject: Subject, block: int, order: int, options: dict[str, str]) -> Launch:
+def launched(
+    subject: Subject, block: int, order: int, options: Mapping[str, str], watch: Watch | None = None
+) -> Launch:
     return run_launch(
         LaunchOrder(
             case=subject.case,
@@ -141,6 +144,7 @@ def _launched(subject: Subject, block: int, order: int, options: dict[str, str])
             iterations=subject.iterations,
             silence_seconds=SILENCE_SECONDS,
             options=options,
+            watch=watch,
         ),
         subject.interpreter,
         lambda text: None,

@@ -8,17 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginebench_models.store import locate
-from enginebench_protocol.host import cache_folder, default_device, default_threads
+from enginebench_protocol.host import cache_folder
 
-from enginebench.errors import BenchError, UsageError
 from enginebench.machine import facts as machine
-from enginebench.plan.plan import PRESETS
-from enginebench.run.launcher import kernel_cache
 from enginebench.store.aa_floor import Floor, keep, place_of
 from enginebench.store.record import Workload
-from enginebench.workspace import discovery, environment
-from enginebench.workspace.discovery import EngineInfo
 
 from . import known_speed
 from .gate_faults import gate_rows
@@ -26,13 +20,14 @@ from .looking import probe_rows
 from .many_runs import store_rows
 from .page import Part, Row, part
 from .pairs import Injected, Subject, floor_of, tally
+from .probe_cost import launches_of
 from .published import published_rows
 from .simulated import coverage_rows, verdict_rows
+from .subjects import of_engine, of_known_speed
 
 Say = Callable[[str], None]
 FEWEST_PAIRS_OF_A_FLOOR = 10
 """Self-comparisons below which nothing is kept (method M6)."""
-STANDARD = PRESETS["standard"]
 SCRIPTED_TOKENS = 12
 """Of 1 ms each: a request of the engine of known speed must be short, for thousands are made."""
 
@@ -52,7 +47,7 @@ class Effort:
 
 def speed(effort: Effort, say: Say) -> Part:
     """The engine of known speed, paired with itself."""
-    subject = _known_speed()
+    subject = of_known_speed(Workload(n_prompt=8, n_gen=SCRIPTED_TOKENS), iterations=3)
     rows = known_speed.false_verdicts(subject, effort.pairs, effort.launches, say)
     rows += known_speed.detected(subject, max(1, effort.pairs // 4), effort.launches, 0.01, say)
     n_gen, requests = subject.workload.n_gen, subject.iterations
@@ -61,7 +56,7 @@ def speed(effort: Effort, say: Say) -> Part:
 
 def engine(effort: Effort, say: Say) -> Part:
     """A real engine against itself. Its floor is what a difference must exceed to mean anything on this machine."""
-    subject = _real(effort)
+    subject = of_engine(effort.engine, effort.model, effort.workload)
     found, comparisons = tally(subject, Injected(), effort.pairs, effort.launches, 3, say)
     share = floor_of(comparisons)
     if found.pairs >= FEWEST_PAIRS_OF_A_FLOOR:
@@ -103,7 +98,9 @@ def published(effort: Effort, say: Say) -> Part:
 
 def probe(effort: Effort, say: Say) -> Part:
     """The engine of known speed with the noise snapshots and without, in pairs."""
-    return part(probe_rows(effort.pairs, say), "engine of known speed, 10 requests of 200 tokens in each launch")
+    subject = of_known_speed(Workload(n_prompt=32, n_gen=200), iterations=10)
+    found = probe_rows(effort.pairs, launches_of(subject))
+    return part(found, "engine of known speed, 10 requests of 200 tokens in each launch")
 
 
 def intervals(effort: Effort, say: Say) -> Part:
@@ -133,43 +130,3 @@ PARTS: Mapping[str, Callable[[Effort, Say], Part]] = {
 
 def _words(verdicts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(verdicts.items()))
-
-
-def _known_speed() -> Subject:
-    info = next((info for info in discovery.discover().values() if info.role == "test"), None)
-    if info is None:
-        raise BenchError("no engine of role `test` is in this workspace: nothing has a known speed")
-    workload = Workload(n_prompt=8, n_gen=SCRIPTED_TOKENS)
-    return _subject(info, next(iter(info.configurations)), "tiny", workload, warmup=1, iterations=3)
-
-
-def _real(effort: Effort) -> Subject:
-    if effort.engine is None:
-        raise UsageError("which engine? the part `engine` needs --engine ENGINE:CONFIGURATION")
-    name = effort.engine.partition(":")[0]
-    chosen = discovery.select((effort.engine,), discovery.discover())  # with the instruments of a table, unasked
-    (info, configuration), *more = [(info, found) for info, found in chosen if info.name == name]
-    if more:
-        raise UsageError(f"--engine {effort.engine}: name one configuration, like {info.name}:{configuration}")
-    if reason := discovery.unavailable_reason(info, configuration, default_device(), {}):
-        raise UsageError(f"{info.name}:{configuration} is unavailable: {reason}")
-    return _subject(info, configuration, effort.model, effort.workload, STANDARD.warmup, STANDARD.iterations)
-
-
-def _subject(
-    info: EngineInfo, configuration: str, model: str, workload: Workload, warmup: int, iterations: int
-) -> Subject:
-    extra = info.configurations[configuration].extra
-    return Subject(
-        info=info,
-        configuration=configuration,
-        interpreter=environment.prepare(info, {}, lambda text: None, extra=extra),
-        model=model,
-        model_path=Path(locate(model).path),
-        device=default_device(),
-        threads=default_threads(),
-        cache=kernel_cache(info),
-        workload=workload,
-        warmup=warmup,
-        iterations=iterations,
-    )

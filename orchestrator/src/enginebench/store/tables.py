@@ -109,7 +109,7 @@ TABLES = (
         (
             RUN,
             CASE,
-            Column("kind", "VARCHAR", "check (never counted as speed) or timed"),
+            Column("kind", "VARCHAR", "timed; check, cold and energy never count as speed"),
             Column("block", "INTEGER", "which block"),
             Column("position", "INTEGER", "place in the block"),
             Column("started_at", "TIMESTAMP", "UTC"),
@@ -128,7 +128,7 @@ TABLES = (
             CASE,
             Column("kind", "VARCHAR", "of its launch"),
             Column("block", "INTEGER", "of its launch"),
-            Column("phase", "VARCHAR", "warm-up or measured"),
+            Column("phase", "VARCHAR", "warm-up, measured or depth"),
             Column("iteration", "INTEGER", "number within the launch"),
             Column("n_prompt", "INTEGER", "prompt tokens"),
             Column("n_tokens", "INTEGER", "received"),

@@ -9,23 +9,19 @@ from __future__ import annotations
 import math
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from enginebench.judge.evidence import median_of
 from enginebench.machine.noise import read_noise
 from enginebench.machine.watch import Watch
-from enginebench.store.record import Case, Launch, Workload
-from enginebench.workspace import discovery, environment
+from enginebench.store.record import Launch
 
-from .launch import LaunchOrder, run_launch
+from .pairs import Subject, launched
 
 ALLOWED = 0.005
 """Method M14."""
-ENGINE = "fake"
 PAIRS = 20
 FEWEST_PAIRS = 6
 """With five, one side of all pairs is no 95 % yet (1 ÷ 2^5 > 2.5 %)."""
@@ -76,33 +72,10 @@ def outside(n: int) -> int:
     return count
 
 
-def scripted(
-    n_gen: int = 200, iterations: int = 10, say: Callable[[str], None] = print, configuration: str = "default"
-) -> Launcher:
-    """Launches of the engine of known speed: 1 ms per token. Raises UnavailableError.
-
-    It keeps to a schedule, so that a delay shorter than a token's wait is hidden; its configuration "instant" waits
-    for nothing and hides none, and is as noisy as the machine.
-    """
-    info = discovery.discover()[ENGINE]
-    interpreter = environment.prepare(info, {}, say)
-    case = Case(engine=ENGINE, configuration=configuration, model="none", workload=Workload(n_prompt=32, n_gen=n_gen))
-    order = LaunchOrder(
-        case=case,
-        kind="timed",
-        block=0,
-        order=0,
-        module=info.module,
-        model_path=Path("none"),
-        device="cpu",
-        threads=1,
-        cache=Path(tempfile.gettempdir()),
-        seed=0,
-        warmup=1,
-        iterations=iterations,
-        silence_seconds=60.0,
-    )
-    return lambda watch: run_launch(replace(order, watch=watch), interpreter, lambda _: None)
+def launches_of(subject: Subject) -> Launcher:
+    """The engine of known speed keeps to a schedule, so that a delay shorter than a token's wait is hidden; its
+    configuration "instant" waits for nothing and hides none, and is as noisy as the machine."""
+    return lambda watch: launched(subject, 0, 0, {}, watch)
 
 
 def _pair(launch: Launcher, watch: Watch, order: random.Random) -> float | None:
