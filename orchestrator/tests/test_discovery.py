@@ -122,6 +122,17 @@ def test_what_a_table_does_not_say_its_engine_cannot_do(engines: dict[str, Engin
     assert (info.nearest, info.shards, info.profiles) == ({}, False, False)
 
 
+def test_the_first_configuration_stands_for_its_engine_unless_the_table_says_which(tmp_path: Path) -> None:
+    write(tmp_path, "odd", "engine", "none")
+    assert (discover(tmp_path)["odd"].fair, discover(tmp_path)["odd"].out_of_the_box) == ("plain", "plain")
+    file = tmp_path / "packages" / "engine-odd" / "pyproject.toml"
+    file.write_text(file.read_text().replace('gpu = "none"', 'gpu = "none"\nfair = "special"'))
+    assert (discover(tmp_path)["odd"].fair, discover(tmp_path)["odd"].out_of_the_box) == ("special", "plain")
+    file.write_text(file.read_text().replace('fair = "special"', 'fair = "speciel"'))
+    with pytest.raises(UsageError, match="fair 'speciel': did you mean 'special'"):
+        discover(tmp_path)
+
+
 def test_an_offer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nearest to nf4 'int9': did you mean 'int8'"):
         quantised(tmp_path, nearest="int9")

@@ -63,6 +63,11 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Where a program is to be had, for the message that it is missing."""
     options: dict[str, Option] = {}
     aliases: list[str] = []
+    fair: str = ""
+    """The configuration that stands for it beside other engines: 16-bit, with its sensible optimisations. The first
+    one, if the table says nothing else; so with `out_of_the_box`."""
+    out_of_the_box: str = ""
+    """The configuration that changes nothing of what the engine does by itself."""
     nearest: dict[str, str] = {}
     """A quantisation that it cannot do → the one of its own that comes nearest."""
     shards: bool = False
@@ -83,15 +88,24 @@ def discover(root: Path = ROOT) -> dict[str, EngineInfo]:
         engine = table.get("tool", {}).get("enginebench", {}).get("engine")
         if engine is None:
             continue
-        facts = {**engine, "package": table["project"]["name"], "folder": str(pyproject.parent)}
+        first = next(iter(engine.get("configurations", {})), "")
+        places = {"package": table["project"]["name"], "folder": str(pyproject.parent)}
+        facts = {"fair": first, "out_of_the_box": first, **engine, **places}
         try:
             info = msgspec.convert(facts, EngineInfo)
         except msgspec.ValidationError as error:
             raise UsageError(f"{pyproject.relative_to(root)}: [tool.enginebench.engine]: {error}") from None
+        _check_choices(info, str(pyproject.relative_to(root)))
         _check_bases(info, str(pyproject.relative_to(root)))
         _check_quantisations(info, str(pyproject.relative_to(root)))
         engines[info.name] = info
     return engines
+
+
+def _check_choices(info: EngineInfo, file: str) -> None:
+    for key in ("fair", "out_of_the_box"):
+        if (name := getattr(info, key)) not in info.configurations:
+            raise unknown(f"{file}: {key}", name, info.configurations)
 
 
 def _check_bases(info: EngineInfo, file: str) -> None:
