@@ -6,7 +6,7 @@ import document
 import pytest
 from document import DOCUMENT, generated_parts, marked_part, tag
 from enginebench_protocol.codec import decode, encode
-from enginebench_protocol.messages import FAILURE_CODES, Event, FromEngine, Message, Reply, Request
+from enginebench_protocol.messages import FAILURE_CODES, Event, FromEngine, Message, Reply, ToEngine
 from msgspec import structs
 from samples import SAMPLES
 
@@ -28,14 +28,14 @@ def changed(message: Message) -> Message:
 def test_a_golden_frame_decodes_to_its_message_and_encodes_to_the_same_bytes(name: str) -> None:
     frame = golden_frame(name)
     assert int.from_bytes(frame[:4], "big") == len(frame) - 4
-    message = decode(frame[4:], Request | FromEngine)
+    message = decode(frame[4:], ToEngine | FromEngine)
     assert message == BY_TAG[name]
     assert encode(message) == frame[4:]
     assert encode(changed(message)) != frame[4:]
 
 
 def test_every_message_has_a_golden_frame() -> None:
-    kinds = set((Request | Event | Reply).__args__) | {type(BY_TAG["hello"])}
+    kinds = set((ToEngine | Event | Reply).__args__) | {type(BY_TAG["hello"])}
     assert {type(sample) for sample in SAMPLES} == kinds
     assert len(SAMPLES) == len(kinds)
 

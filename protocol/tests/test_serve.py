@@ -38,10 +38,11 @@ class Parent:
         self.model = folder / "model"
         self.model.touch()
         self.folder = folder
-        read_fd, write_fd = os.pipe()
-        self.fds = (read_fd, write_fd)
-        self.stream = FrameStream(read_fd, write_fd)
-        self.session = Session(ToyEngine(), self.stream)
+        requests_read, requests_write = os.pipe()
+        answers_read, answers_write = os.pipe()
+        self.fds = (requests_read, requests_write, answers_read, answers_write)
+        self.stream = FrameStream(answers_read, requests_write)
+        self.session = Session(ToyEngine(), FrameStream(requests_read, answers_write))
 
     def ask(self, request: Request) -> list[Message]:
         self.session.answer(request)

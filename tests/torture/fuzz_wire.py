@@ -23,8 +23,9 @@ sys.path.insert(0, str(ROOT / "protocol" / "tests" / "support"))
 TARGETS = ("engine", "client", "message")
 SECONDS, MIB = 0.1, 64
 SESSIONS = {
-    "answers": "hello progress loaded token generated scored account done done",
-    "requests": "load generate score memory unload shutdown",
+    "answers": "hello progress loaded token generated scored profiled account done done",
+    "requests": "load generate cancel score profile memory unload shutdown",
+    "cancels": "load generate cancel cancel generate score",
     "failures": "hello failed failed failed",
 }
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.config import LlamaConfig
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink
+from enginebench_protocol.engine import GREEDY, Engine, Logits, MemoryAccount, ProgressSink, Sampling, must_be_greedy
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.main import run
 from enginebench_protocol.messages import Load, Loaded
@@ -80,7 +80,8 @@ class HuggingFace(Engine):
             versions={"torch": str(torch.__version__)},
         )
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "a yardstick of speed only")
         stream = TokenQueue()
         options: dict[str, Any] = {"do_sample": False, "min_new_tokens": n_gen, "max_new_tokens": n_gen}
         ids = torch.tensor([list(prompt)])

@@ -1,16 +1,19 @@
 """The parent's side of the protocol: one request at a time, every wait with a deadline.
 
-Knows descriptors, not processes: spawning and killing belong to the orchestrator.
+One thread asks. `cancel` alone may be called while a request runs: by another thread, by a signal handler, or in the
+event callback. Knows descriptors, not processes: spawning and killing belong to the orchestrator.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from .codec import decode, encode, pack_ids
+from .engine import GREEDY, Sampling
 from .errors import EngineFailure, HandshakeError, MessageError
 from .framing import FrameStream
 from .messages import (
@@ -18,6 +21,7 @@ from .messages import (
     DATA_FRAME_BYTES,
     PROTOCOL_VERSION,
     Account,
+    Cancel,
     Done,
     Event,
     Failed,
@@ -28,6 +32,8 @@ from .messages import (
     Load,
     Loaded,
     Memory,
+    Profile,
+    Profiled,
     Progress,
     Reply,
     Request,
@@ -40,6 +46,8 @@ from .messages import (
 
 R = TypeVar("R")
 EventSink = Callable[[Event], None]
+CANCEL_SECONDS = 5.0
+"""A cancel is a few bytes into a pipe that is empty: longer is a broken engine."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,8 @@ class Client:
     def __init__(self, stream: FrameStream) -> None:
         self.stream = stream
         self._next_id = 1
+        self._sending = threading.RLock()  # reentrant: a signal handler runs in the thread that it interrupts
+        self._to_cancel: int | None = None
 
     def hello(self, engine: str | None, nonce: str, timeout: float) -> Hello:
         """Raises HandshakeError if another engine (None: any), launch or protocol version answers."""
@@ -72,9 +82,26 @@ class Client:
         return self._expect(Loaded, Load(id=self._id(), **fields), timeout, on_event)  # type: ignore[arg-type]
 
     def generate(
-        self, prompt: bytes, n_gen: int, timeout: float, *, stream: bool = False, on_event: EventSink | None = None
+        self,
+        prompt: bytes,
+        n_gen: int,
+        timeout: float,
+        *,
+        stream: bool = False,
+        on_event: EventSink | None = None,
+        sampling: Sampling = GREEDY,
+        stop: Iterable[int] = (),
     ) -> tuple[Generated, Received]:
-        request = Generate(id=self._id(), prompt=prompt, n_gen=n_gen, stream=stream)
+        """`n_gen` tokens, fewer only after an id of `stop` or a `cancel`."""
+        request = Generate(
+            id=self._id(),
+            prompt=prompt,
+            n_gen=n_gen,
+            stream=stream,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            stop=pack_ids(stop),
+        )
         received = self.request(request, timeout, on_event)
         if not isinstance(received.reply, Generated):
             raise MessageError(f"generate answered with {type(received.reply).__name__.lower()}")
@@ -82,6 +109,20 @@ class Client:
 
     def score(self, tokens: list[int], n_prefill: int, timeout: float) -> Scored:
         return self._expect(Scored, Score(id=self._id(), tokens=pack_ids(tokens), n_prefill=n_prefill), timeout)
+
+    def profile(self, prompt: bytes, n_gen: int, timeout: float) -> Profiled:
+        return self._expect(Profiled, Profile(id=self._id(), prompt=prompt, n_gen=n_gen), timeout)
+
+    def cancel(self) -> bool:
+        """End the streaming `generate` that runs after its next token; its caller gets the reply as ever.
+
+        False if there is none (any more), or if it was cancelled before. May be called from anywhere, at any time.
+        """
+        with self._sending:
+            request_id, self._to_cancel = self._to_cancel, None
+            if request_id is not None:
+                self.stream.send(encode(Cancel(id=request_id)), CANCEL_SECONDS)
+            return request_id is not None
 
     def memory(self, timeout: float) -> Account:
         return self._expect(Account, Memory(id=self._id()), timeout)
@@ -95,7 +136,18 @@ class Client:
     def request(self, request: Request, timeout: float, on_event: EventSink | None = None) -> Received:
         """Send, pass events on, return the terminal reply. Raises EngineFailure when the engine says that it cannot."""
         sent_ns = time.perf_counter_ns()
-        self.stream.send(encode(request), timeout)
+        self._send(request, timeout)
+        try:
+            return self._answer(request, timeout, on_event, sent_ns)
+        finally:
+            self._to_cancel = None
+
+    def _send(self, request: Request, timeout: float) -> None:
+        with self._sending:
+            self.stream.send(encode(request), timeout)
+            self._to_cancel = request.id if isinstance(request, Generate) and request.stream else None
+
+    def _answer(self, request: Request, timeout: float, on_event: EventSink | None, sent_ns: int) -> Received:
         cap = DATA_FRAME_BYTES if isinstance(request, Generate) else CONTROL_FRAME_BYTES
         while True:
             message = decode(self.stream.receive(cap, timeout), FromEngine)

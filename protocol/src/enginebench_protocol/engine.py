@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 from .errors import EngineFailure
@@ -65,6 +66,27 @@ def thaw_garbage() -> None:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the next id is chosen from the logits: the largest one, or drawn from softmax(logits / temperature)."""
+
+    temperature: float = 0.0
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+GREEDY = Sampling()
+
+
+def must_be_greedy(sampling: Sampling, reason: str) -> None:
+    """For engines that cannot draw. Raises EngineFailure with the reason."""
+    if not sampling.greedy:
+        raise EngineFailure("unsupported", f"no sampling at temperature {sampling.temperature:g}: {reason}", "use 0")
+
+
+@dataclass(frozen=True)
 class MemoryAccount:
     """Bytes the engine knows it holds; None where it cannot know."""
 
@@ -94,10 +116,11 @@ class Engine(ABC):
         """Make the model ready on the device. The report names what was really loaded."""
 
     @abstractmethod
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
-        """Decode greedily from an empty KV cache and yield exactly `n_gen` ids, each as soon as it is on the host.
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        """Decode from an empty KV cache and yield exactly `n_gen` ids, each as soon as it is on the host.
 
-        The caller stamps every yield: an engine never touches the clock of a timed region.
+        The caller stamps every yield: an engine never touches the clock of a timed region. It may close the generator
+        after any id (GeneratorExit at that yield): the next request must find the engine as if this one had not been.
         """
 
     @abstractmethod
@@ -107,6 +130,10 @@ class Engine(ABC):
         Returns float32 [len(tokens) - n_prefill + 1, vocab]: row 0 follows tokens[:n_prefill], row i follows
         tokens[n_prefill + i - 1]. An engine that cannot see all logits says so in Loaded.top_logprobs.
         """
+
+    def profile(self, prompt: array[int], n_gen: int, folder: Path) -> Mapping[str, Path]:
+        """Generate greedily under the engine's own profiler. Name → file that was written into `folder`."""
+        raise EngineFailure("unsupported", f"{self.name} has no profiler")
 
     def reported(self) -> Mapping[str, int]:
         """For engines with a server inside: what that says of the last request (Generated.reported)."""

@@ -28,12 +28,15 @@ class FrameStream:
 
     def receive(self, cap_bytes: int = DATA_FRAME_BYTES, timeout: float | None = None) -> bytes:
         """Raises StreamClosed at a clean end, FrameError on a bad length or an end inside a frame, DeadlineExceeded."""
-        deadline = _deadline(timeout)
-        header = self._read_exactly(_LENGTH.size, deadline, at_boundary=True)
-        (length,) = _LENGTH.unpack(header)
-        if not 1 <= length <= cap_bytes:
-            raise FrameError(f"frame of {length} bytes refused: allowed are 1 to {cap_bytes}")
-        return self._read_exactly(length, deadline, at_boundary=False)
+        return self._frame(b"", cap_bytes, _deadline(timeout))
+
+    def receive_if_any(self, cap_bytes: int = DATA_FRAME_BYTES) -> bytes | None:
+        """The next frame, or None at once if nothing of it has arrived. Raises as `receive` does."""
+        try:
+            begun = os.read(self.read_fd, _LENGTH.size)
+        except BlockingIOError:
+            return None
+        return self._frame(begun, cap_bytes, None)
 
     def send(self, payload: bytes, timeout: float | None = None) -> None:
         """Raises FrameError above the largest cap, StreamClosed when nobody reads, DeadlineExceeded."""
@@ -49,8 +52,15 @@ class FrameStream:
             except BrokenPipeError:
                 raise StreamClosed("the other side closed the stream") from None
 
-    def _read_exactly(self, n: int, deadline: float | None, *, at_boundary: bool) -> bytes:
-        data = bytearray()
+    def _frame(self, begun: bytes, cap_bytes: int, deadline: float | None) -> bytes:
+        header = self._read_exactly(_LENGTH.size, deadline, begun, at_boundary=True)
+        (length,) = _LENGTH.unpack(header)
+        if not 1 <= length <= cap_bytes:
+            raise FrameError(f"frame of {length} bytes refused: allowed are 1 to {cap_bytes}")
+        return self._read_exactly(length, deadline, at_boundary=False)
+
+    def _read_exactly(self, n: int, deadline: float | None, begun: bytes = b"", *, at_boundary: bool) -> bytes:
+        data = bytearray(begun)
         while len(data) < n:
             try:
                 chunk = os.read(self.read_fd, n - len(data))

@@ -1,8 +1,9 @@
 """Every message of protocol version 1, on one screen. Byte layout: docs/protocol.md.
 
 One request is outstanding at a time. It is answered by any number of events and exactly one terminal reply: the
-result named beside the request below, or `Failed`. Token ids are packed little-endian int32, times little-endian int64
-nanoseconds of CLOCK_MONOTONIC (`time.perf_counter_ns` in Python on Linux).
+result named beside the request below, or `Failed`. Only a `Cancel` may come while a request runs. Token ids are
+packed little-endian int32, times little-endian int64 nanoseconds of CLOCK_MONOTONIC (`time.perf_counter_ns` in Python
+on Linux).
 """
 
 from __future__ import annotations
@@ -54,16 +55,33 @@ class Load(Message, frozen=True, kw_only=True, tag="load"):
     """A folder of this launch; removed afterwards."""
     options: Names = {}
     """Settings that only this engine has, by the names that it knows (Engine.options)."""
+    shards: Positive = 1
+    """So many devices (or ranks) share the model."""
 
 
 class Generate(Message, frozen=True, kw_only=True, tag="generate"):
-    """→ Generated. Greedily decode exactly `n_gen` tokens, from an empty KV cache; end-of-sequence is not special."""
+    """→ Generated. Decode exactly `n_gen` tokens from an empty KV cache, fewer only after a `stop` id or a Cancel.
+
+    End-of-sequence is not special: whoever wants to stop there names its id in `stop`.
+    """
 
     id: Id
     prompt: PackedIds
     n_gen: TokenCount
     stream: bool = False
-    """Send a Token event for each token. Never used in a timed request."""
+    """Send a Token event for each token, and heed a Cancel. Never used in a timed request."""
+    temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
+    """0: greedy. Otherwise ids are drawn from the softmax of logits / temperature. Timed requests are greedy."""
+    seed: Count = 0
+    """Of the drawing: the same request to the same engine draws the same ids."""
+    stop: PackedIds = b""
+    """The generation ends after the first of these ids, which is then the last token of the reply."""
+
+
+class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    """No reply of its own: the streaming Generate of this `id` ends after its next token, with what it has so far."""
+
+    id: Id
 
 
 class Score(Message, frozen=True, kw_only=True, tag="score"):
@@ -72,6 +90,14 @@ class Score(Message, frozen=True, kw_only=True, tag="score"):
     id: Id
     tokens: PackedIds
     n_prefill: TokenCount
+
+
+class Profile(Message, frozen=True, kw_only=True, tag="profile"):
+    """→ Profiled. Generate greedily under the engine's own profiler; nothing of it is timed for a result."""
+
+    id: Id
+    prompt: PackedIds
+    n_gen: TokenCount
 
 
 class Memory(Message, frozen=True, kw_only=True, tag="memory"):
@@ -133,6 +159,12 @@ class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
     """So many log-probabilities are all that Score tells of a row, NaN for the other ids; 0: all logits."""
     shared_server: bool = False
     """The work is done by a server that ran before: others may use it too, and its memory is not the engine's."""
+    shards: Positive = 1
+    """So many devices (or ranks) hold a part of the model."""
+    device_bytes: Annotated[list[Count], Meta(max_length=1024)] = []
+    """Weights and cache held by each device or rank, in order; empty: one device."""
+    weights_path: Text = ""
+    """A file of weights that the engine made from the model (quantised) and computes with; empty: the model file."""
 
 
 class Generated(Message, frozen=True, kw_only=True, tag="generated"):
@@ -158,6 +190,13 @@ class Scored(Message, frozen=True, kw_only=True, tag="scored"):
     path: Path
     sha256: Sha256
     n_rows: Positive
+
+
+class Profiled(Message, frozen=True, kw_only=True, tag="profiled"):
+    """What the profiler wrote: name → file in the scratch folder, `trace.json` for instance."""
+
+    id: Id
+    files: Annotated[dict[Name, Path], Meta(max_length=256)]
 
 
 class Account(Message, frozen=True, kw_only=True, tag="account"):
@@ -202,7 +241,8 @@ class Token(Message, frozen=True, kw_only=True, tag="token"):
     token: Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
-Request = Load | Generate | Score | Memory | Unload | Shutdown
+Request = Load | Generate | Score | Profile | Memory | Unload | Shutdown
+ToEngine = Request | Cancel
 Event = Progress | Token
-Reply = Loaded | Generated | Scored | Account | Done | Failed
+Reply = Loaded | Generated | Scored | Profiled | Account | Done | Failed
 FromEngine = Hello | Event | Reply

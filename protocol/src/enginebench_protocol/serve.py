@@ -12,17 +12,19 @@ import threading
 import time
 import traceback
 from array import array
+from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .codec import decode, encode, pack_ids, pack_times, unpack_ids
-from .engine import Engine
+from .engine import GREEDY, Engine, Sampling
 from .errors import EngineFailure, MessageError, ProtocolError, StreamClosed
 from .framing import FrameStream
 from .messages import (
     PROTOCOL_VERSION,
     Account,
+    Cancel,
     Done,
     Failed,
     FromEngine,
@@ -32,11 +34,14 @@ from .messages import (
     Load,
     Loaded,
     Memory,
+    Profile,
+    Profiled,
     Progress,
     Request,
     Score,
     Scored,
     Shutdown,
+    ToEngine,
     Token,
     Unload,
 )
@@ -47,6 +52,9 @@ EXIT_PARENT_GONE = 75
 EXIT_PROTOCOL = 76
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GRACE_SECONDS = 2.0
+
+AfterToken = Callable[[int, int], bool]
+"""after_token(index, id): whether the generation ends here."""
 
 
 def serve_process(engine: str, read_fd: int, write_fd: int, arguments: list[str], t_begin_ns: int = 0) -> int:
@@ -62,7 +70,9 @@ def serve(engine: Engine, stream: FrameStream, nonce: str, t_begin_ns: int = 0) 
     try:
         stream.send(encode(session.hello(nonce, t_begin_ns)))
         while not session.finished:
-            session.answer(decode(stream.receive(), Request))
+            message = decode(stream.receive(), ToEngine)
+            if not isinstance(message, Cancel):  # one that is read here came too late: its request is answered
+                session.answer(message)
     except StreamClosed:
         return EXIT_PARENT_GONE
     except ProtocolError as error:
@@ -128,6 +138,8 @@ class Session:
                 return self._generate(request)
             case Score():
                 return self._score(request)
+            case Profile():
+                return self._profile(request)
             case Memory():
                 self._model()
                 account = self.engine.memory()
@@ -138,12 +150,9 @@ class Session:
                     workspace_bytes=account.workspace_bytes,
                     device_peak_bytes=account.device_peak_bytes,
                 )
-            case Unload():
+            case Unload() | Shutdown():
                 self._unload()
-                return Done(id=request.id)
-            case Shutdown():
-                self._unload()
-                self.finished = True
+                self.finished = isinstance(request, Shutdown)
                 return Done(id=request.id)
 
     def _load(self, request: Load) -> Loaded:
@@ -184,8 +193,9 @@ class Session:
 
     def _generate(self, request: Generate) -> Generated:
         prompt = self._ids(request.prompt, request.n_gen)
-        on_token = self._token_sink(request.id) if request.stream else None
-        tokens, start_ns, times = timed_generate(self.engine, prompt, request.n_gen, on_token=on_token)
+        sampling = Sampling(request.temperature, request.seed)
+        after_token = self._after_token(request)
+        tokens, start_ns, times = timed_generate(self.engine, prompt, request.n_gen, sampling, after_token)
         return Generated(
             id=request.id,
             n_prompt=len(prompt),
@@ -204,40 +214,81 @@ class Session:
         sha256, n_rows = write_matrix(path, self.engine.score(tokens, request.n_prefill))
         return Scored(id=request.id, path=str(path), sha256=sha256, n_rows=n_rows)
 
+    def _profile(self, request: Profile) -> Profiled:
+        prompt = self._ids(request.prompt, request.n_gen)
+        folder = self.scratch / f"profile-{request.id}"
+        folder.mkdir(exist_ok=True)
+        files = self.engine.profile(prompt, request.n_gen, folder)
+        return Profiled(id=request.id, files={name: str(path) for name, path in files.items()})
+
     def _progress(self, request_id: int) -> Any:
         def progress(stage: str, fraction: float) -> None:
             self._send(Progress(id=request_id, stage=stage, fraction=min(1.0, max(0.0, fraction))))
 
         return progress
 
-    def _token_sink(self, request_id: int) -> Any:
-        def on_token(index: int, token: int) -> None:
-            self._send(Token(id=request_id, index=index, token=token))
+    def _after_token(self, request: Generate) -> AfterToken | None:
+        """What is done between two tokens; None for a timed request: nothing."""
+        stop = frozenset(unpack_ids(request.stop))
+        if not request.stream:
+            return (lambda index, token: token in stop) if stop else None
 
-        return on_token
+        def after_token(index: int, token: int) -> bool:
+            self._send(Token(id=request.id, index=index, token=token))
+            return token in stop or self._cancelled(request.id)
+
+        return after_token
+
+    def _cancelled(self, request_id: int) -> bool:
+        """Looks at the request stream without waiting: one system call. Raises ProtocolError for any other message."""
+        payload = self.stream.receive_if_any()
+        if payload is None:
+            return False
+        try:
+            message = decode(payload, ToEngine)
+        except MessageError as error:  # not of the request that is running, hence no failure of that one
+            raise ProtocolError(str(error)) from None
+        if message != Cancel(id=request_id):
+            raise ProtocolError(f"a {type(message).__name__.lower()} while generate {request_id} runs")
+        return True
 
     def _send(self, message: FromEngine) -> None:
         self.stream.send(encode(message))
 
 
 def timed_generate(
-    engine: Engine, prompt: array[int], n_gen: int, on_token: Any = None
+    engine: Engine,
+    prompt: array[int],
+    n_gen: int,
+    sampling: Sampling = GREEDY,
+    after_token: AfterToken | None = None,
 ) -> tuple[array[int], int, array[int]]:
-    """The one timed region of the suite: (tokens, start, times). Both lists are allocated beforehand."""
+    """The one timed region of the suite: (tokens, start, times). Both lists are allocated beforehand.
+
+    They have `n_gen` entries, fewer only if `after_token` ended the generation. Timed requests have none.
+    """
     tokens, times = array("i", bytes(4 * n_gen)), array("q", bytes(8 * n_gen))
     clock, produced = time.perf_counter_ns, 0
     start_ns = clock()
-    for token in engine.generate(prompt, n_gen):
+    ids = engine.generate(prompt, n_gen, sampling)
+    for token in ids:
         if produced == n_gen:
             raise EngineFailure("internal", f"the engine produced more than the {n_gen} tokens asked for")
         times[produced] = clock()
         tokens[produced] = token
-        if on_token is not None:
-            on_token(produced, token)
         produced += 1
+        if after_token is not None and after_token(produced - 1, token):
+            _close(ids)
+            return tokens[:produced], start_ns, times[:produced]
     if produced != n_gen:
         raise EngineFailure("internal", f"the engine produced {produced} of {n_gen} tokens")
     return tokens, start_ns, times
+
+
+def _close(ids: Iterator[int]) -> None:
+    """A generator is told now, not when the collector finds it: the engine must be free before the reply."""
+    if isinstance(ids, Generator):
+        ids.close()
 
 
 def _failed(request_id: int, failure: EngineFailure) -> Failed:

@@ -12,12 +12,15 @@ from pathlib import Path
 from enginebench_protocol import messages
 from enginebench_protocol.codec import encode
 from enginebench_protocol.messages import Message
+from msgspec import NODEFAULT
 from msgspec.inspect import (
     BoolType,
     BytesType,
     DictType,
+    Field,
     FloatType,
     IntType,
+    ListType,
     NoneType,
     StrType,
     Type,
@@ -49,11 +52,17 @@ def table(kind: type[Message]) -> str:
     notes = []
     for field in info.fields:
         name, bounds = wire_type(field.type)
-        default = "" if field.required else f"`{'nil' if field.default is None else repr(field.default)}`"
-        lines.append(f"| `{field.name}` | {name} | {bounds} | {default} |")
+        lines.append(f"| `{field.name}` | {name} | {bounds} | {default(field)} |")
         if field.name in meanings:
             notes.append(f"- `{field.name}`: {meanings[field.name]}")
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def default(field: Field) -> str:
+    if field.required:
+        return ""
+    value = field.default_factory() if field.default is NODEFAULT else field.default
+    return "`nil`" if value is None else "no bytes" if value == b"" else f"`{value!r}`"
 
 
 def field_meanings(kind: type[Message]) -> dict[str, str]:
@@ -89,6 +98,9 @@ def wire_type(kind: Type) -> tuple[str, str]:  # noqa: PLR0911 - one case per ty
                 f"map of str to {value}",
                 f"up to {kind.max_length} entries; keys {wire_type(kind.key_type)[1]}, values {bounds}",
             )
+        case ListType():
+            value, bounds = wire_type(kind.item_type)
+            return f"array of {value}", f"up to {kind.max_length} entries, each {bounds}"
         case UnionType():
             (some,) = [t for t in kind.types if not isinstance(t, NoneType)]
             value, bounds = wire_type(some)

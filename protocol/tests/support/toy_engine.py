@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
-from enginebench_protocol.engine import Engine, MemoryAccount, ProgressSink
+from enginebench_protocol.engine import GREEDY, Engine, MemoryAccount, ProgressSink, Sampling
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -48,7 +48,7 @@ class ToyEngine(Engine):
         self._act()
         return loaded(request)
 
-    def generate(self, prompt: array, n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array, n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         self._act()
         tokens = list(prompt)
         for _ in range(n_gen + {"short": -1, "long": 1}.get(self.configuration, 0)):

@@ -9,7 +9,7 @@ from enginebench_protocol.client import Client
 from enginebench_protocol.codec import decode, encode
 from enginebench_protocol.errors import EngineFailure, ProtocolError, StreamClosed
 from enginebench_protocol.framing import FrameStream
-from enginebench_protocol.messages import FromEngine, Message, Request
+from enginebench_protocol.messages import FromEngine, Message, ToEngine
 from enginebench_protocol.serve import serve
 from samples import SAMPLES
 from toy_engine import ToyEngine
@@ -114,8 +114,9 @@ def from_engine(raw: bytes, cuts: Iterable[int] = ()) -> str:
     calls = [
         lambda client: client.hello("demo", NONCE, 1.0),
         lambda client: client.load(1.0, **LOAD),
-        lambda client: client.generate(b"\1\0\0\0", 2, 1.0, stream=True, on_event=lambda event: None),
+        lambda client: client.generate(b"\1\0\0\0", 2, 1.0, stream=True, on_event=lambda event: client.cancel()),
         lambda client: client.score([1, 2], 1, 1.0),
+        lambda client: client.profile(b"\1\0\0\0", 2, 1.0),
         lambda client: client.memory(1.0),
         lambda client: client.unload(1.0),
         lambda client: client.shutdown(1.0),
@@ -146,8 +147,8 @@ LOAD = {
 def decoded(payload: bytes) -> Message | None:
     """A message of either direction; None where it is refused. What is accepted is written and read alike."""
     try:
-        message: Message = decode(payload, Request | FromEngine)
+        message: Message = decode(payload, ToEngine | FromEngine)
     except ProtocolError:
         return None
-    assert decode(encode(message), Request | FromEngine) == message
+    assert decode(encode(message), ToEngine | FromEngine) == message
     return message

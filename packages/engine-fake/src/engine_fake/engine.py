@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, stage
+from enginebench_protocol.engine import (
+    GREEDY,
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    Sampling,
+    must_be_greedy,
+    stage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -52,7 +61,8 @@ class FakeEngine(Engine):
         progress("read", 1.0)
         return _report(request, script, stages)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         start_ns = now_ns()  # first of all: making the script up is part of the prefill
         script, n_earlier = self._script, self._n_requests
         self._n_requests += 1

@@ -17,12 +17,15 @@ import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_protocol.engine import (
+    GREEDY,
     Engine,
     Logits,
     MemoryAccount,
     ProgressSink,
+    Sampling,
     check_tokens,
     freeze_garbage,
+    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -76,7 +79,8 @@ class HybridEngine(Engine):
         found = versions(backend) | {"regions": in_one_line(self._plan.where)}
         return report(request, checkpoint, llama, stages, found)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         return self._ready(prompt, len(prompt) + n_gen - 1).decoder.generate(prompt, n_gen)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:

@@ -16,11 +16,14 @@ import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_protocol.engine import (
+    GREEDY,
     Engine,
     Logits,
     MemoryAccount,
     ProgressSink,
+    Sampling,
     failing,
+    must_be_greedy,
     must_be_loaded,
     stage,
 )
@@ -55,8 +58,9 @@ class LimitEngine(Engine):
         self._vocab_size = checkpoint.config.vocab_size
         return _report(request, checkpoint, main_dtype(weights), reader, stages)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         """One pass per token. The id is made of what was read, so that nothing can be left out."""
+        must_be_greedy(sampling, "it computes nothing")
         reader = self._loaded()
         for _ in range(n_gen):
             yield reader.read() % self._vocab_size

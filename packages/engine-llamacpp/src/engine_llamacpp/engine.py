@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, failing, must_be_loaded, stage
+from enginebench_protocol.engine import (
+    GREEDY,
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    Sampling,
+    failing,
+    must_be_greedy,
+    must_be_loaded,
+    stage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -72,7 +83,8 @@ class LlamacppEngine(Engine):
             versions={"python": sys.version.split()[0], **library.versions()},
         )
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         sequence = self._ready()
         sequence.prefill(prompt)
         token = sequence.choose()

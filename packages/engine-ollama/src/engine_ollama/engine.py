@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError, NoRoom
 from enginebench_protocol.engine import (
+    GREEDY,
     Engine,
     Logits,
     MemoryAccount,
     ProgressSink,
+    Sampling,
     check_tokens,
     failing,
+    must_be_greedy,
     must_be_loaded,
     stage,
 )
@@ -78,7 +81,8 @@ class OllamaEngine(Engine):
             raise
         return self._report(request, checkpoint, stages)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         client = self._ready(prompt, len(prompt) + n_gen)
         with self._failures():
             client.forget(prompt)

@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, ClassVar
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_protocol.engine import (
+    GREEDY,
     Engine,
     Logits,
     MemoryAccount,
     ProgressSink,
+    Sampling,
     check_tokens,
     failing,
     freeze_garbage,
+    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -78,7 +81,8 @@ class OnnxruntimeEngine(Engine):
         freeze_garbage()
         return report(request, checkpoint, self._decoder, stages)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         return self._ready(prompt, len(prompt) + n_gen - 1).generate(prompt, n_gen)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:

@@ -17,12 +17,15 @@ from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_models.hugging_face import folder_of
 from enginebench_protocol.engine import (
+    GREEDY,
     Engine,
     Logits,
     MemoryAccount,
     ProgressSink,
+    Sampling,
     check_tokens,
     failing,
+    must_be_greedy,
     must_be_loaded,
     stage,
 )
@@ -65,7 +68,8 @@ class TensorRtLlmEngine(Engine):
             raise EngineFailure("out-of-memory", what, "use a smaller model or shorter requests")
         return report(request, checkpoint, found, stages, library)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         return self._ready(prompt, len(prompt) + n_gen).generate(prompt, n_gen)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:

@@ -14,13 +14,16 @@ import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_protocol.engine import (
+    GREEDY,
     Engine,
     Logits,
     MemoryAccount,
     ProgressSink,
+    Sampling,
     check_tokens,
     failing,
     freeze_garbage,
+    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -102,7 +105,8 @@ class TensorrtEngine(Engine):
         freeze_garbage()
         return report(request, checkpoint, self._session, self._held, stages)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         return decoding.generate(self._ready(prompt, len(prompt) + n_gen - 1), prompt, n_gen)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:

@@ -18,12 +18,15 @@ import numpy as np
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_protocol.engine import (
+    GREEDY,
     Engine,
     Logits,
     MemoryAccount,
     ProgressSink,
+    Sampling,
     check_tokens,
     freeze_garbage,
+    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -98,7 +101,8 @@ class TinygradEngine(Engine):
             versions=versions(backend),
         )
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         graphs = self._ready(prompt, len(prompt) + n_gen - 1)
         token = graphs.prefill(prompt).read_token()
         yield token

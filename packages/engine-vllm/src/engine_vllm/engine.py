@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, ClassVar
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_models.hugging_face import own_folder, sixteen_bit_type, written_folder
-from enginebench_protocol.engine import Engine, Logits, MemoryAccount, ProgressSink, failing, must_be_loaded, stage
+from enginebench_protocol.engine import (
+    GREEDY,
+    Engine,
+    Logits,
+    MemoryAccount,
+    ProgressSink,
+    Sampling,
+    failing,
+    must_be_greedy,
+    must_be_loaded,
+    stage,
+)
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.host import installed_versions
 from enginebench_protocol.messages import Load, Loaded
@@ -54,7 +65,8 @@ class VllmEngine(Engine):
             self._held = account.total(self._decoder.engine.collective_rpc(account.held))
         return report(request, checkpoint, self._held, stages)
 
-    def generate(self, prompt: array[int], n_gen: int) -> Iterator[int]:
+    def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        must_be_greedy(sampling, "not built into this engine")
         return self._loaded().generate(prompt, n_gen)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:

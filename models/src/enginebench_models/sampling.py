@@ -1,0 +1,39 @@
+"""Drawing a token id from logits: softmax at a temperature, one uniform per token, the inverse of the cumulative sum.
+
+For engines with a loop of their own, so that all of them draw alike; those that sample inside their library seed that.
+No top-k, no top-p: every id keeps its probability. Greedy decoding does not come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+SMALLEST = 1e-30
+"""A temperature that float32 can divide by; any difference of logits over it is an infinity."""
+
+
+def chooser(temperature: float, seed: int) -> Callable[[npt.NDArray[np.float32]], int]:
+    """Logits [vocab] → id: the largest at temperature 0 (the lowest id among equals), else drawn, in order of calls."""
+    if temperature == 0:
+        return lambda logits: int(logits.argmax())
+    rng = generator(seed)
+    return lambda logits: draw(logits, temperature, rng)
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Philox, counter-based: the same numbers from the same seed on every machine."""
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def draw(logits: npt.NDArray[np.float32], temperature: float, rng: np.random.Generator) -> int:
+    """An id from softmax(logits [vocab] / temperature), `temperature` above 0. Raises ValueError on NaN and +inf."""
+    scale = np.float32(max(temperature, SMALLEST))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # far below the largest is zero
+        weights = np.exp((logits - logits.max()) / scale)
+    cumulative = weights.astype(np.float64).cumsum()
+    if not cumulative[-1] >= 1:  # the largest logit alone weighs 1
+        raise ValueError("the logits hold NaN or infinity: nothing can be drawn from them")
+    return int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
