@@ -202,6 +202,27 @@ def test_a_tree_names_every_descendant() -> None:
         proceed(process)
 
 
+def test_each_process_of_a_tree_has_a_peak_of_its_own() -> None:
+    with running(IN_A_GRANDCHILD) as process:
+        step(process, "ready")
+        with MemorySampler(process.pid) as sampler:
+            proceed(process)
+            step(process, "held")
+            sampler.mark()
+            proceed(process)
+            step(process, "freed")
+        own, grandchild = sampler.process_peaks_bytes
+        assert own < ALLOCATED / 2 < ALLOCATED <= grandchild
+        assert own + grandchild >= sampler.peak.pss_bytes
+
+
+def test_a_process_alone_has_no_list_of_peaks() -> None:
+    with running("input()") as process, MemorySampler(process.pid) as sampler:
+        pass
+    assert sampler.process_peaks_bytes == []
+    assert sampler.peak.pss_bytes > 0
+
+
 def test_fields_are_read_in_bytes() -> None:
     text = "5600-7fff ---p 00000000 00:00 0    [rollup]\nPss:      334 kB\nPss_Anon:   112 kB\nThreads:  4\n"
     assert kilobyte_fields(text) == {"Pss": 334 * 1024, "Pss_Anon": 112 * 1024}

@@ -56,6 +56,7 @@ def run(
     time_budget: Annotated[float | None, typer.Option(min=1, help="seconds, after set-up")] = None,
     threads: Annotated[list[str] | None, typer.Option("--threads", "-t", help="default: all of this machine")] = None,
     device: Device = Device.auto,
+    shard: Annotated[int, typer.Option(min=1, help="devices (on the CPU: ranks) that share the model")] = 1,
     seed: Annotated[int, typer.Option(help="of prompts and launch order")] = 0,
     results: ResultsOption = DEFAULT_RESULTS,
     output: OutputOption = Output.table,
@@ -90,6 +91,7 @@ def run(
         command=tuple(sys.argv[1:]),
         thread_counts=wanted.threads,
         precisions=wanted.precisions,
+        shards=shard,
         energy=chosen_preset.verdicts if energy is None else energy,
     )
     chosen = choose(request)

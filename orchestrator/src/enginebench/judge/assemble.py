@@ -27,7 +27,7 @@ from .evidence import Evidence
 from .metrics import GATE_FAILED, case_metrics, gate_objection, limit_of
 from .outliers import outliers
 from .plain_case import label
-from .utilisation import Limit
+from .utilisation import Limit, over_devices
 from .verdicts import Candidate, named_comparisons, pair_comparisons, rank_groups
 from .warmup import case_warmup
 
@@ -82,7 +82,7 @@ def assemble(
                 of_case[facts.case.id],
                 plan,
                 environment,
-                limits.get(_work(facts.case)),
+                over_devices(limits.get(_work(facts.case)), facts.case.shards, plan["device"]),
                 courses.get(facts.case.id, {}),
             )
             for facts in cases
@@ -226,6 +226,7 @@ def _case_result(
         "model": facts.case.model,
         "workload": facts.case.workload.name,
         **({} if facts.case.threads is None else {"threads": facts.case.threads}),
+        **({} if facts.case.shards == 1 else {"shards": facts.case.shards}),
         "role": facts.role,
         "status": verdict.status,
         "reason": None if verdict.reason is None else anonymous(verdict.reason),

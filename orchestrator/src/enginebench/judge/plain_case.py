@@ -7,15 +7,23 @@ from typing import Any
 
 
 def label(case: Mapping[str, Any]) -> str:
-    """engine:configuration, and the threads where they are part of the case."""
-    threads = f" t{case['threads']}" if case.get("threads") else ""
-    return f"{case['engine']}:{case['configuration']}{threads}"
+    """engine:configuration, and the threads and devices where they are part of the case."""
+    return f"{case['engine']}:{case['configuration']}{_suffix(case, ' ')}"
 
 
 def case_id(case: Mapping[str, Any]) -> str:
     """As `store.record.Case.id`."""
-    threads = f"/t{case['threads']}" if case.get("threads") else ""
-    return f"{case['engine']}:{case['configuration']}/{case['model']}/{case['workload']}{threads}"
+    return f"{case['engine']}:{case['configuration']}/{case['model']}/{case['workload']}{_suffix(case, '/')}"
+
+
+def _suffix(case: Mapping[str, Any], separator: str) -> str:
+    threads, shards = case.get("threads"), case.get("shards")
+    return (f"{separator}t{threads}" if threads else "") + (f"{separator}x{shards}" if shards else "")
+
+
+def memories(case: Mapping[str, Any], plan: Mapping[str, Any]) -> int:
+    """Device memories that are read side by side: GPUs have one each, ranks on a processor share theirs."""
+    return int(case.get("shards", 1)) if plan.get("device") == "cuda" else 1
 
 
 def model_of(case: Mapping[str, Any], plan: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from enginebench.store.record import Workload
 
-from .plain_case import model_of, workload_of
+from .plain_case import memories, model_of, workload_of
 
 ABOVE_LIMIT = "above-limit"
 NOT_FASTER = "launch-bound-or-dtype-not-applied"
@@ -61,7 +61,7 @@ class Ceiling:
 class Row:
     """One claim: so many bytes read for each token, in so much time. `slowest_*`: the upper end where one is known.
 
-    `work`: model, workload and threads; rows of another one are no comparison.
+    `work`: model, workload, threads and shards; rows of another one are no comparison.
     """
 
     engine: str
@@ -223,11 +223,11 @@ def _row(case: Mapping[str, Any], result: Mapping[str, Any]) -> Row | None:
     return Row(
         engine=case["engine"],
         configuration=case["configuration"],
-        work=(case["model"], case["workload"], case.get("threads")),
+        work=(case["model"], case["workload"], case.get("threads"), case.get("shards")),
         bytes_per_token=loaded["read_bytes_per_token"] + cache_bytes(case, result["plan"]),
         ns_per_token=1e9 / rate["value"],
         slowest_ns_per_token=1e9 / (rate["interval"] or [rate["value"]])[0],
-        ceiling=ceiling(case, result["cases"]),
+        ceiling=ceiling(case, result["cases"], memories(case, result["plan"])),
         n_layers=model_of(case, result["plan"]).get("shape", {}).get("n_layers"),
         weight_bytes=loaded["read_bytes_per_token"],
         slowest_ttft_ns=(ttft["interval"] or [ttft["value"]])[-1] if ttft else None,
@@ -243,10 +243,10 @@ def cache_bytes(case: Mapping[str, Any], plan: Mapping[str, Any]) -> float:
     return float(loaded["kv_cache_bytes"] / loaded["n_ctx"] * tokens.mean_context)
 
 
-def ceiling(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Ceiling | None:
-    """The fastest instrument for the same model and workload; None if none was measured."""
+def ceiling(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], devices: int) -> Ceiling | None:
+    """The fastest instrument for the same model and workload, on each of the devices; None if none was measured."""
     found = [
-        _ceiling_of(other)
+        _ceiling_of(other, devices)
         for other in cases
         if other["role"] == "instrument"
         and (other["model"], other["workload"]) == (case["model"], case["workload"])
@@ -256,7 +256,8 @@ def ceiling(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Ceil
     return max(found, key=lambda c: c.bytes_per_second, default=None)
 
 
-def _ceiling_of(case: Mapping[str, Any]) -> Ceiling:
-    rate, n_bytes = case["metrics"]["decode_tps"], case["loaded"]["read_bytes_per_token"]
+def _ceiling_of(case: Mapping[str, Any], devices: int) -> Ceiling:
+    rate, n_bytes = case["metrics"]["decode_tps"], case["loaded"]["read_bytes_per_token"] * devices
     highest = rate["interval"][-1] if rate["interval"] else rate["value"] * ONE_LAUNCH
-    return Ceiling(f"{case['engine']}:{case['configuration']}", n_bytes * rate["value"], n_bytes * highest)
+    name = f"{case['engine']}:{case['configuration']}" + (f" on each of {devices} GPUs" if devices > 1 else "")
+    return Ceiling(name, n_bytes * rate["value"], n_bytes * highest)

@@ -78,6 +78,7 @@ def _case(case: dict[str, Any], plan: dict[str, Any]) -> Row:
         **{name: case[name] for name in _NAMES},
         **{name: workload.get(name) for name in ("n_prompt", "n_gen", "n_depth", "batch_size")},
         "threads": case.get("threads") or plan["threads"],
+        "shards": case.get("shards", 1),
         **{name: model.get(name) for name in ("weights", "fingerprint")},
         **{name: loaded.get(name) for name in ("weight_dtype", "kv_dtype")},
         "fidelity_passed": fidelity.get("passed"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginebench.store.record import Case, LoadedFacts
 
@@ -20,10 +20,19 @@ class Limit:
     read_bytes_per_token: int
     decode_tps: float
     interval: list[float] | None = None
+    devices: int = 1
+    """So many, each with a memory of its own and as fast as the one that was measured."""
 
     @property
     def bytes_per_second(self) -> float:
-        return self.read_bytes_per_token * self.decode_tps
+        return self.read_bytes_per_token * self.decode_tps * self.devices
+
+
+def over_devices(limit: Limit | None, shards: int, device: str) -> Limit | None:
+    """The limit of a case that shares its model: every GPU reads its part; ranks on a processor share one memory."""
+    if limit is None or shards == 1 or device != "cuda":
+        return limit
+    return replace(limit, devices=shards, label=f"{limit.label} on each of {shards} GPUs")
 
 
 def mbu(evidence: Evidence, rate: Metric, limit: Limit | None, reads_cache: bool) -> Metric:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -31,6 +32,8 @@ class PssReading:
     vm_hwm_bytes: int = 0
     """The highest VmHWM of any single process: the kernel's own peak of RSS, which misses no moment."""
     n_processes: int = 0
+    pss_of_process: Mapping[int, int] = field(default_factory=dict)
+    """The first is the root of the tree."""
 
 
 class MemorySampler(Sampler):
@@ -42,6 +45,8 @@ class MemorySampler(Sampler):
         self.peak = PssReading()
         self.max_vm_hwm_bytes = 0
         self.n_samples = 0
+        self._last = PssReading()
+        self._peaks: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def mark(self) -> PssReading:
@@ -52,8 +57,20 @@ class MemorySampler(Sampler):
                 self._keep(reading)
             return reading
 
+    @property
+    def process_peaks_bytes(self) -> list[int]:
+        """Of each process that the last sample found, the engine's own first; empty where it is the only one.
+
+        A compiler that came and went is no part of the engine.
+        """
+        alive = list(self._last.pss_of_process)
+        return [self._peaks[pid] for pid in alive] if len(alive) > 1 else []
+
     def _keep(self, reading: PssReading) -> None:
         self.n_samples += 1
+        self._last = reading
+        for pid, pss in reading.pss_of_process.items():
+            self._peaks[pid] = max(pss, self._peaks.get(pid, 0))
         self.max_vm_hwm_bytes = max(self.max_vm_hwm_bytes, reading.vm_hwm_bytes)
         if reading.pss_bytes > self.peak.pss_bytes:
             self.peak = reading
@@ -61,13 +78,15 @@ class MemorySampler(Sampler):
 
 def read_tree(pid: int) -> PssReading:
     """One process and its descendants. Those that vanish meanwhile count nothing."""
-    readings = [reading for member in process_tree(pid) if (reading := read_process(member)) is not None]
+    found = {member: reading for member in process_tree(pid) if (reading := read_process(member)) is not None}
+    readings = found.values()
     return PssReading(
         pss_bytes=sum(reading.pss_bytes for reading in readings),
         anon_bytes=sum(reading.anon_bytes for reading in readings),
         file_bytes=sum(reading.file_bytes for reading in readings),
         vm_hwm_bytes=max((reading.vm_hwm_bytes for reading in readings), default=0),
         n_processes=len(readings),
+        pss_of_process={member: reading.pss_bytes for member, reading in found.items()},
     )
 
 

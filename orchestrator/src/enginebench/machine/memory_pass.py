@@ -72,6 +72,7 @@ class MemoryPass:
             engine_device_peak_bytes=account.device_peak_bytes,
             cgroup_peak_bytes=self._cgroup.peak_bytes() if self._cgroup else None,
             cgroup_lack=self._cgroup_lack,
+            process_peaks_bytes=self._pss.process_peaks_bytes,
             device=self._device_reading(),
         )
 

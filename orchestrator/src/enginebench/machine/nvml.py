@@ -133,6 +133,21 @@ def open_gpu(visible: str | None = None) -> NvmlGpu:
         raise NoGpu(f"NVML: {error}") from None
 
 
+def gpu_count(visible: str | None = None) -> int | None:
+    """GPUs that engines see. `visible`: as CUDA_VISIBLE_DEVICES has it. None where nobody can tell."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip()])
+    try:
+        library = _library()
+        library.nvmlInit()
+        return int(library.nvmlDeviceGetCount())
+    except NoGpu:
+        return None
+    except library.NVMLError:
+        return None
+
+
 def find_gpu() -> NvmlGpu | None:
     """None where there is none."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,8 @@ def different_sheet(found: Regression) -> Sheet:
 # ---- rows -----------------------------------------------------------------------------------------------------
 
 IDENTITY = ("case", "model", "workload", "threads")
+SHARDS = re.compile(r"/x\d+$")
+"""The end of a case id where devices share the model: shown with the case, whose kind of run it is."""
 
 
 def without_equal_columns(found: Regression) -> Sheet:
@@ -107,7 +110,9 @@ def shared_columns(found: Regression) -> dict[str, str]:
 
 
 def _identity(row: Row) -> dict[str, str]:
-    parts = dict(zip(IDENTITY, row.case_id.split("/"), strict=False))
+    parts = dict(zip(IDENTITY, SHARDS.sub("", row.case_id).split("/"), strict=False))
+    if shards := SHARDS.search(row.case_id):
+        parts["case"] += f" {shards[0].removeprefix('/')}"
     return {name: parts.get(name, "") for name in IDENTITY}
 
 

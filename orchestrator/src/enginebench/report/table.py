@@ -351,6 +351,7 @@ OF_CASE = (
     "n_depth",
     "batch_size",
     "threads",
+    "shards",
     "weights",
     "weight_dtype",
     "kv_dtype",

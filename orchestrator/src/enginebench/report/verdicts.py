@@ -81,9 +81,9 @@ def _word(comparison: Row) -> str:
 
 
 def _is_at(id_: str, place: str) -> bool:
-    """A case id is LABEL/model/workload, and /tTHREADS where threads are swept."""
+    """A case id is LABEL/model/workload, /tTHREADS where they are swept, /xSHARDS where devices share a model."""
     rest = id_.partition(place)[2]
-    return place in id_ and (not rest or rest.startswith("/t"))
+    return place in id_ and (not rest or rest.startswith(("/t", "/x")))
 
 
 def _label(id_: str, place: str) -> str:

@@ -22,11 +22,13 @@ from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.judge.stopping import Look, look
 from enginebench.judge.verdicts import Candidate, decode_times
 from enginebench.machine import facts as machine
+from enginebench.machine.devices import device_count
 from enginebench.machine.energy import energy_counters
 from enginebench.machine.noise import noise
 from enginebench.machine.watch import Watch
 from enginebench.plan.plan import Plan, Preset
 from enginebench.plan.schedule import Cost, Fit, cost_of, fit
+from enginebench.plan.sharding import DOES_NOT_SHARD, check_devices, sharded
 from enginebench.plan.sweep import cases
 from enginebench.store.aa_floor import floors, place_of
 from enginebench.store.journal import Journal
@@ -69,6 +71,8 @@ class RunRequest:
     """Swept, if there are several; each is then part of a case."""
     precisions: tuple[str, ...] = ()
     """Only configurations of these; empty: all."""
+    shards: int = 1
+    """Devices, or ranks on one processor, that share each model."""
     energy: bool = False
     """Make an energy launch of each case, where anything counts energy."""
 
@@ -77,6 +81,7 @@ def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
     """The engines and configurations asked for. Raises UsageError on a name that does not exist, or a missing GPU."""
     if request.device == "cuda" and default_device() != "cuda":
         raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
+    check_devices(request.shards, request.device, device_count(request.device))
     chosen = discovery.select(request.names, discovery.discover())
     if not request.precisions:
         return chosen
@@ -88,7 +93,9 @@ def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
 
 def plan_of(request: RunRequest, chosen: list[tuple[EngineInfo, str]], models: Collection[str]) -> Plan:
     names = [(info.name, configuration) for info, configuration in chosen]
-    return Plan(request.preset, cases(names, list(models), request.workloads, request.thread_counts), request.seed)
+    product = cases(names, list(models), request.workloads, request.thread_counts)
+    instruments = {info.name for info, _ in chosen if info.role == "instrument"}
+    return Plan(request.preset, sharded(product, request.shards, instruments), request.seed)
 
 
 class Run:
@@ -154,6 +161,8 @@ class Run:
         reason = discovery.unavailable_reason(
             info, case.configuration, self.request.device, self.request.options.get(info.name, {})
         )
+        if reason is None and case.shards > 1 and not info.shards:
+            reason = DOES_NOT_SHARD
         checkpoint = self.models[case.model].checkpoint
         if reason is None and info.role != "test" and checkpoint.format not in info.formats:
             reason = f"reads {' and '.join(info.formats)} files, this model is {checkpoint.format}"
@@ -288,6 +297,7 @@ class Run:
             "seed": self.plan.seed,
             "device": self.request.device,
             "threads": self.request.threads,
+            "shards": self.request.shards,
             "options": {engine: dict(options) for engine, options in self.request.options.items()},
             "launches": self.fit.launches,
             "iterations": self.fit.iterations,

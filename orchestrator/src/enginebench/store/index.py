@@ -23,7 +23,7 @@ from .run_folder import JOURNAL, RESULT
 from .tables import TABLES, VIEWS, RunRows, create_statement, sql_name
 
 NAME = ".index.duckdb"
-LAYOUT = f"2:{SCHEMA_VERSION}:{duckdb.__version__}"
+LAYOUT = f"3:{SCHEMA_VERSION}:{duckdb.__version__}"
 """Rises with any change of the tables: an index of another layout is made anew."""
 BATCH = 200
 """Runs of one transaction."""

@@ -87,7 +87,7 @@ class Workload(Record, frozen=True):
 
 
 class Case(Record, frozen=True):
-    """engine:configuration × model × workload, and × threads where a run sweeps them."""
+    """engine:configuration × model × workload, × threads where a run sweeps them, × shards where there are several."""
 
     engine: str
     configuration: str
@@ -95,6 +95,8 @@ class Case(Record, frozen=True):
     workload: Workload
     threads: int | None = None
     """None: the number of the run."""
+    shards: int = 1
+    """Devices, or ranks on one processor, that share the model."""
 
     @property
     def id(self) -> str:
@@ -105,7 +107,8 @@ class Case(Record, frozen=True):
         return f"{self.engine}:{self.configuration}{self._suffix(' ')}"
 
     def _suffix(self, separator: str) -> str:
-        return "" if self.threads is None else f"{separator}t{self.threads}"
+        threads = "" if self.threads is None else f"{separator}t{self.threads}"
+        return threads + ("" if self.shards == 1 else f"{separator}x{self.shards}")
 
 
 class Request(Record, frozen=True):
@@ -198,6 +201,8 @@ class MemoryReading(Record, frozen=True):
     cgroup_peak_bytes: int | None = None
     """memory.peak of a control group of the engine's own: with page cache and kernel memory."""
     cgroup_lack: str = ""
+    process_peaks_bytes: list[int] = []
+    """Where the engine is several processes: the highest PSS of each that lived to the end, its own first."""
     device: DeviceMemoryReading | None = None
 
 

@@ -24,7 +24,7 @@ class Table:
 
 
 RUN = Column("run_id", "VARCHAR", "which run")
-CASE = Column("case_id", "VARCHAR", "engine:configuration/model/workload, and /tN where threads were swept")
+CASE = Column("case_id", "VARCHAR", "engine:configuration/model/workload, /tN of swept threads, /xN of shards")
 
 HEADLINES = ("decode_tps", "prefill_tps", "ttft_ns", "tpot_ns", "e2e_ns", "load_ns", "cold_start_ns", "mbu")
 """Metrics that `cases` has as columns, besides the peak of memory."""
@@ -76,6 +76,7 @@ TABLES = (
             Column("n_depth", "INTEGER", "tokens in the cache before the prompt"),
             Column("batch_size", "INTEGER", "requests at a time"),
             Column("threads", "INTEGER", "the engine was told to use"),
+            Column("shards", "INTEGER", "devices or ranks that shared the model"),
             Column("weights", "VARCHAR", "real or synthetic"),
             Column("fingerprint", "VARCHAR", "SHA-256 of the weights"),
             Column("weight_dtype", "VARCHAR", "read off the tensors in use"),
