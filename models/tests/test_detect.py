@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from enginebench_models.config import LlamaConfig
-from enginebench_models.detect import check_model_type, detect_model_type
-from enginebench_models.errors import ModelNotFound, ModelTypeMismatch, NotAModel
+from enginebench_models.detect import check_model_type, detect_model_type, refuse_other_types
+from enginebench_models.errors import ModelNotFound, ModelTypeMismatch, NotAModel, UnsupportedModel
+from enginebench_models.store import locate
 
 from .gguf_files import write_gguf
 
@@ -64,3 +65,30 @@ def test_what_is_no_model_is_not_given_a_type(tmp_path: Path) -> None:
         detect_model_type(tmp_path / "notes.txt")
     with pytest.raises(ModelNotFound, match="nowhere"):
         detect_model_type(tmp_path / "nowhere")
+
+
+def test_a_gpt_folder_is_refused_by_name_however_it_is_recognised(tmp_path: Path, odd_config: LlamaConfig) -> None:
+    by_config = with_config(tmp_path / "model", "gpt2")
+    (by_config / "model.safetensors").write_bytes(b"x")
+    by_names = tmp_path / "checkpoint"
+    by_names.mkdir()
+    for name in ("vocab.bpe", "encoder.json", "pytorch_model.bin"):
+        (by_names / name).write_bytes(b"x")
+    gguf = write_gguf(tmp_path / "model.gguf", odd_config, architecture="gptneox")
+    for path in (by_config, by_names, gguf):
+        with pytest.raises(UnsupportedModel, match="holds a GPT model: it is recognised, but only LLaMA") as caught:
+            locate(str(path))
+        assert caught.value.rule == "architecture"
+
+
+def test_another_model_is_refused_under_its_own_name_and_llama_is_not(tmp_path: Path, tiny_folder: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="holds a mistral model"):
+        refuse_other_types(with_config(tmp_path / "model", "mistral"))
+    refuse_other_types(tiny_folder)
+
+
+@pytest.mark.parametrize(
+    ("detected", "remedy"), [("llama", "--model-type llama"), ("gpt", "Only LLaMA models are run")]
+)
+def test_a_mismatch_says_what_can_be_done(detected: str, remedy: str) -> None:
+    assert remedy in str(ModelTypeMismatch("other", detected, "m"))

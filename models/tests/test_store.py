@@ -52,7 +52,7 @@ def test_a_path_is_opened_and_a_synthetic_file_admits_it(
 
 
 def test_names_and_paths_that_are_not_there_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="No model is called 'tyni'; the catalogue has tiny"):
+    with pytest.raises(ModelNotFound, match=r"No model is called 'tyni': did you mean 'tiny'\? The catalogue has tiny"):
         locate("tyni", "auto", tmp_path)
     with pytest.raises(ModelNotFound, match="no file or directory"):
         locate(str(tmp_path / "absent.gguf"))

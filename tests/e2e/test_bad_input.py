@@ -16,7 +16,7 @@ from .conftest import Cli
     [
         (["run", "fak"], "did you mean 'fake'"),
         (["run", "fake:defualt"], "did you mean 'default'"),
-        (["run", "fake", "--model", "tyni"], "tiny"),
+        (["run", "fake", "--model", "tyni"], "did you mean 'tiny'"),
         (["run", "fake", "--model", "./no-such-folder"], "no-such-folder"),
         (["run", "fake", "--model", "tiny", "--preset", "smok"], "did you mean 'smoke'"),
         (["run", "fake", "--model", "tiny", "--n-gen", "200000"], "context"),
@@ -27,7 +27,7 @@ from .conftest import Cli
         (["run", "fake", "--model", "tiny", "--workload", "decode", "-p", "64"], "not by both"),
         (["run", "fake", "--model", "tiny", "--model", "tiny"], "both called tiny"),
         (["run", "--sweep", "no-such.toml"], "no-such.toml"),
-        (["run", "fake", "--model", "llama3-8b", "--weights", "real"], "llama3-8b"),
+        (["run", "fake", "--model", "llama3-8b", "--weights", "real"], "enginebench models pull llama3-8b"),
         (["run", "fake", "--model", "tiny", "--device", "cuda"], "no NVIDIA driver"),
         (["run", "fake", "--model", "tiny", "--python", "engine-fake=nowhere"], "nowhere"),
         (["run", "fake", "--model", "tiny", "--option", "host=1"], "write ENGINE.NAME=VALUE"),
@@ -56,6 +56,17 @@ def test_another_model_type_is_named(cli: Cli, tiny: Path) -> None:
     done = cli("run", "fake", "--model", str(tiny), "--model-type", "gpt")
     assert done.returncode == 2
     assert "Model type mismatch: Expected 'gpt' but detected 'llama'" in done.stderr
+
+
+@pytest.mark.parametrize("asked", [[], ["--model-type", "gpt"]])
+def test_gpt_is_recognised_and_refused(cli: Cli, tmp_path: Path, asked: list[str]) -> None:
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (folder / "model.safetensors").write_bytes(b"not looked at")
+    done = cli("run", "fake", "--model", str(folder), *asked)
+    assert done.returncode == 2
+    assert "holds a GPT model: it is recognised, but only LLaMA models are run here" in done.stderr
 
 
 def test_a_truncated_file_is_refused_with_both_sizes(cli: Cli, tiny: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 One TOML file each under catalogue/; a field that is not known for certain is absent.
 """
 
+import difflib
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +42,11 @@ def entry(name: str) -> Entry:
     """Raises ModelNotFound, naming the entries there are."""
     found = entries().get(name)
     if found is None:
-        raise ModelNotFound(f"No model is called {name!r}; the catalogue has {', '.join(entries())}, or give a path.")
+        near = difflib.get_close_matches(name, entries(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? The" if near else "the"
+        raise ModelNotFound(
+            f"No model is called {name!r}: {hint} catalogue has {', '.join(entries())}. Or give a path."
+        )
     return found
 
 

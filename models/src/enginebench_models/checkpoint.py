@@ -12,11 +12,12 @@ import numpy as np
 
 from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import ContextExceeded, InvalidModel
-from enginebench_models.files import map_file, weight_files
+from enginebench_models.files import map_file
 from enginebench_models.gguf_check import check_gguf
 from enginebench_models.gguf_header import MAGIC, GgufHeader, read_header
 from enginebench_models.gguf_layout import gguf_layout, gguf_vocabulary
 from enginebench_models.layout import Layout, Place, Vocabulary, half_split
+from enginebench_models.model_folder import weight_files
 from enginebench_models.pages import give_back
 from enginebench_models.safetensors_header import read_safetensors_header
 from enginebench_models.safetensors_layout import safetensors_layout

@@ -5,7 +5,7 @@ LLaMA is what is run here. GPT is recognised so that it can be refused by name.
 
 from pathlib import Path
 
-from enginebench_models.errors import ModelError, ModelNotFound, ModelTypeMismatch, NotAModel
+from enginebench_models.errors import ModelError, ModelNotFound, ModelTypeMismatch, NotAModel, UnsupportedModel
 from enginebench_models.files import map_file, read_json
 from enginebench_models.gguf_header import MAGIC, read_header
 
@@ -31,6 +31,18 @@ def check_model_type(path: Path, expected: str) -> None:
     detected = detect_model_type(path)
     if detected != expected:
         raise ModelTypeMismatch(expected, detected, path)
+
+
+def refuse_other_types(path: Path) -> None:
+    """Raises UnsupportedModel for a model that is recognised as another than LLaMA."""
+    detected = _from_contents(path) or _from_names(path)
+    if detected not in (None, "llama"):
+        known = {"gpt": "GPT"}.get(detected, detected)
+        raise UnsupportedModel(
+            f"{path} holds a {known} model: it is recognised, but only LLaMA models are run here. Give the path of a "
+            "LLaMA model, or one of the names that `enginebench models` lists.",
+            "architecture",
+        )
 
 
 def _from_contents(path: Path) -> str | None:

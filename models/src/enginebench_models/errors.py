@@ -78,9 +78,9 @@ class ModelTypeMismatch(ModelError):
     def __init__(self, expected: str, detected: str, path: object) -> None:
         self.expected = expected
         self.detected = detected
+        remedy = "Use --model-type llama or another model" if detected == "llama" else "Only LLaMA models are run here"
         super().__init__(
-            f"Model type mismatch: Expected '{expected}' but detected '{detected}' in {path}. "
-            f"Use --model-type {detected} or another model.",
+            f"Model type mismatch: Expected '{expected}' but detected '{detected}' in {path}. {remedy}.",
             "architecture",
         )
 

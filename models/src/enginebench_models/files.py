@@ -1,4 +1,4 @@
-"""Which files hold the weights of a path, mapped into memory; and the JSON files beside them.
+"""Files mapped into memory, and JSON files read: the gate that everything on the disk passes.
 
 Only regular files are opened: a pipe would hang the reader, a device never ends.
 """
@@ -10,11 +10,12 @@ import stat
 from pathlib import Path
 
 from enginebench_models import limits
-from enginebench_models.errors import InvalidModel, ModelNotFound, NotAModel, shown
+from enginebench_models.errors import InvalidModel, NotAModel
 from enginebench_models.safetensors_header import Json, parse_object
 
-INDEX = "model.safetensors.index.json"
-SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""git-lfs, docs/spec.md: the first line of the text that stands for a large file."""
+MAX_POINTER_BYTES = 1024
 PACKED = {
     b"PK\x03\x04": "a zip archive (as PyTorch writes pickles)",
     b"\x80\x02": "a pickle",
@@ -26,27 +27,6 @@ PACKED = {
     b"\xfd7zXZ\x00": "compressed by xz",
     b"BZh": "compressed by bzip2",
 }
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The files that hold the weights of a file or directory path."""
-    if not path.exists():
-        raise ModelNotFound(
-            f"There is no file or directory {path}. Check the path, or name a catalogue model.", "no-such-path"
-        )
-    if not path.is_dir():
-        return [path]
-    shards, ggufs = shard_files(path), sorted(path.glob("*.gguf"))
-    if shards:
-        return shards
-    if len(ggufs) > 1:
-        names = ", ".join(file.name for file in ggufs)
-        raise NotAModel(f"{path} holds {len(ggufs)} GGUF files ({names}); give the path of one of them.", "no-weights")
-    if not ggufs:
-        raise NotAModel(
-            f"{path} holds neither a .gguf nor a .safetensors file; give the model's directory.", "no-weights"
-        )
-    return ggufs
 
 
 def map_file(path: Path) -> memoryview:
@@ -65,6 +45,7 @@ def map_file(path: Path) -> memoryview:
     finally:
         os.close(descriptor)
     refuse_packed(buffer, path)
+    refuse_pointer(bytes(buffer[:MAX_POINTER_BYTES]), path)
     return buffer
 
 
@@ -76,30 +57,17 @@ def refuse_packed(buffer: memoryview, path: Path) -> None:
             raise NotAModel(f"{path} is {what}; nothing is unpacked. Give a GGUF or a safetensors file.", "packed-file")
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files of a directory: those of the index, else all there are."""
-    index = folder / INDEX
-    if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    names = read_json(index).get("weight_map", {})
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise InvalidModel(f"{index}: weight_map is {shown(names)}; file names by tensor were expected.", "index")
-    shards = sorted(set(names.values()))
-    limits.check(index, "shards", len(shards), limits.MAX_SHARDS, "index")
-    return [shard(folder, name) for name in shards]
-
-
-def shard(folder: Path, name: str) -> Path:
-    if not SHARD_NAME.fullmatch(name):
-        raise InvalidModel(
-            f"{folder / INDEX} names the shard {shown(name)}; a plain file name was expected, NAME.safetensors.",
-            "index",
-        )
-    if not (folder / name).is_file():
-        raise ModelNotFound(
-            f"{folder / INDEX} names the shard {name!r}, which is not there. Download it again.", "missing-file"
-        )
-    return folder / name
+def refuse_pointer(start: bytes, path: Path) -> None:
+    """What a clone without Git LFS leaves in the place of a large file."""
+    if not start.startswith(LFS_POINTER):
+        return
+    size = re.search(rb"^size (\d{1,15})$", start, re.MULTILINE)
+    what = f"{int(size[1]):,} bytes" if size else "a large file"
+    raise NotAModel(
+        f"{path} is a Git LFS pointer, a few lines of text that stand for {what}: run `git lfs pull` in its "
+        "repository, or download the model (enginebench models pull NAME).",
+        "git-lfs-pointer",
+    )
 
 
 def read_json(path: Path) -> Json:
@@ -110,4 +78,5 @@ def read_json(path: Path) -> Json:
         raise InvalidModel(f"{path} is not UTF-8: {cause}.", "json-file") from None
     except OSError as cause:
         raise InvalidModel(f"{path} cannot be read: {cause.strerror}.", "json-file") from None
+    refuse_pointer(text[:MAX_POINTER_BYTES].encode(), path)
     return parse_object(text, path, "json-file")

@@ -11,6 +11,8 @@ FILE_RULES = {
     "empty-file": "A weight file has at least one byte.",
     "no-weights": "A directory holds one GGUF file, one safetensors file, or the shards of an index.",
     "packed-file": "Nothing is unpickled or decompressed: zip, pickle, gzip, xz, zstd and bzip2 are refused.",
+    "git-lfs-pointer": "A weight file holds the weights, not the text that Git LFS leaves in their place.",
+    "file-name": "Names of files that come from elsewhere are plain: no folder, no hidden file.",
     "not-a-model": "The first bytes are those of a GGUF or of a safetensors file.",
 }
 

@@ -15,6 +15,7 @@ import numpy as np
 from enginebench_models.catalogue import Entry, entries, entry
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
+from enginebench_models.detect import refuse_other_types
 from enginebench_models.errors import ModelNotFound
 from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_models.reference_cache import reference_logits
@@ -53,8 +54,8 @@ def locate(name_or_path: str, weights: str = "auto", cache: Path | None = None) 
         return LocatedModel(found.name, real, "real", found.config)
     if weights == "real":
         raise ModelNotFound(
-            f"The weights of {found.name} are not on this machine: {_where_from(found)} "
-            f"Give a path to them, or use --weights synthetic."
+            f"The weights of {found.name} are not on this machine: {_where_from(found)}, give a path to them, or use "
+            "--weights synthetic."
         )
     note = "as asked for" if weights == "synthetic" else "no real weights on this machine"
     return LocatedModel(found.name, synthetic(found, cache), "synthetic", found.config, note)
@@ -62,6 +63,8 @@ def locate(name_or_path: str, weights: str = "auto", cache: Path | None = None) 
 
 def at_path(path: Path) -> LocatedModel:
     """A model given by its path; a file that synthesis.py made says so itself."""
+    if path.exists():
+        refuse_other_types(path)
     checkpoint = open_checkpoint(path)
     name = path.stem if path.is_file() else path.resolve().name
     return LocatedModel(name, path, "synthetic" if checkpoint.synthetic else "real", checkpoint.config)
@@ -82,7 +85,9 @@ def _looks_like_a_path(text: str) -> bool:
 
 
 def _where_from(found: Entry) -> str:
-    return f"they are published as {found.repository}." if found.repository else "it exists as a synthetic model only."
+    if not found.repository:
+        return "it exists as a synthetic model only"
+    return f"they are published as {found.repository}. Download them with `enginebench models pull {found.name}`"
 
 
 class LocalModels:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from enginebench_models.errors import ModelError, ModelTypeMismatch, UnsupportedModel
-from enginebench_models.files import map_file, weight_files
+from enginebench_models.files import map_file
 from enginebench_models.gguf_check import check_gguf, check_strings
 from enginebench_models.gguf_header import MAGIC, read_header
+from enginebench_models.model_folder import weight_files
 from enginebench_models.safetensors_header import read_safetensors_header
 
 LIMIT_BYTES = 512 << 20
