@@ -167,6 +167,9 @@ class LoadedFacts(Record, frozen=True):
     versions: dict[str, str]
     top_logprobs: int = 0
     shared_server: bool = False
+    shards: int = 1
+    device_bytes: list[int] = []
+    weights_path: str = ""
 
 
 class DeviceMemoryReading(Record, frozen=True):
