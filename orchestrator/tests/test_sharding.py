@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from enginebench.errors import UsageError
 from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.judge.comparable import difference
 from enginebench.judge.plain_case import case_id, label
 from enginebench.judge.utilisation import Limit, over_devices
 from enginebench.machine.nvml import gpu_count
@@ -69,7 +70,7 @@ def test_two_gpus_may_read_twice_what_one_can_and_two_ranks_of_a_processor_may_n
 ) -> None:
     """300 MB per token in 10 ms are 30 GB/s: above the 20 GB/s of one device, below those of two."""
     limit, sharded_case = records.case("limit", "default"), msgspec.structs.replace(records.case(), shards=2)
-    told = records.loaded(read_bytes_per_token=300_000_000, kv_cache_bytes=0)
+    told = records.loaded(read_bytes_per_token=300_000_000, kv_cache_bytes=0, shards=2)
     reads = records.loaded(read_bytes_per_token=200_000_000, kv_cache_bytes=0)
     launches = [
         records.timed([records.request(i, (10, 20, 30)) for i in range(2)], limit, loaded=reads),
@@ -89,3 +90,10 @@ def test_reports_find_the_parts_of_a_sharded_id() -> None:
     assert _is_at(Row.case_id, "/m/pp4+tg3")
     assert _identity(Row)["case"] == "torch:half x2"  # type: ignore[arg-type]
     assert _identity(Row)["threads"] == ""  # type: ignore[arg-type]
+
+
+def test_an_engine_that_stayed_on_one_device_did_other_work(records: Any) -> None:
+    case = msgspec.structs.replace(records.case(), shards=2)
+    launches = [records.check(case, loaded=records.loaded(shards=2)), records.check(case)]
+    assert difference(launches[:1], records.plan()) is None
+    assert difference(launches, records.plan()) == "other shards: 1 hold the model, 2 were asked for"

@@ -204,6 +204,12 @@ def test_an_unknown_configuration_is_unsupported_and_names_the_known_ones(parent
     assert "plain, noisy" in failed.hint
 
 
+def test_shards_are_refused_before_an_engine_that_knows_none_could_overlook_them(parent: Parent) -> None:
+    failed = parent.load(shards=2)
+    assert (failed.code, failed.message) == ("unsupported", "toy does not shard")
+    assert isinstance(parent.load(shards=1), Loaded)
+
+
 def test_a_failed_load_leaves_no_model(parent: Parent) -> None:
     failed = parent.load(model_path="nowhere")
     assert (failed.code, failed.message, failed.hint) == ("bad-model", "no file nowhere", "give a file that exists")

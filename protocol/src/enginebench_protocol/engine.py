@@ -110,6 +110,8 @@ class Engine(ABC):
     """Configuration name → what it does, in one line."""
     options: ClassVar[Mapping[str, str]] = {}
     """Settings that no other engine has: name → what it is, in one line. They come in Load.options."""
+    shards: ClassVar[bool] = False
+    """Whether it can spread a model over several devices (Load.shards)."""
 
     @abstractmethod
     def load(self, request: Load, progress: ProgressSink) -> Loaded:

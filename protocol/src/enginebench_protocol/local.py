@@ -37,6 +37,7 @@ class BenchPlan:
     seed: int
     options: Mapping[str, str] = field(default_factory=dict)
     """Load.options"""
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def load(engine: Engine, plan: BenchPlan, scratch: Path, progress: Callable[[str
             cache=str(cache),
             scratch=str(scratch),
             options=dict(plan.options),
+            shards=plan.shards,
         ),
         progress,
     )

@@ -86,6 +86,7 @@ def plan_of(result: dict[str, Any], case: dict[str, Any], locate: Callable[[str,
         iterations=plan["iterations"],
         seed=plan["seed"],
         options=plan.get("options", {}).get(case["engine"], {}),
+        shards=case.get("shards", 1),
     )
 
 

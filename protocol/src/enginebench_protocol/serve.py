@@ -163,6 +163,8 @@ class Session:
         if unknown := set(request.options) - set(self.engine.options):
             hint = f"{self.engine.name} has {', '.join(self.engine.options) or 'none'}"
             raise EngineFailure("unsupported", f"unknown option {min(unknown)!r}", hint)
+        if request.shards > 1 and not self.engine.shards:
+            raise EngineFailure("unsupported", f"{self.engine.name} does not shard", "use one device")
         if self.loaded is not None:
             raise EngineFailure("bad-request", "a model is loaded already", "unload it first")
         self.scratch = Path(request.scratch)

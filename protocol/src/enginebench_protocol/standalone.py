@@ -116,6 +116,10 @@ def _add_case_options(parser: argparse.ArgumentParser, engine: Engine, n_prompt:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=_positive, default=default_threads())
     parser.add_argument("--seed", type=int, default=0)
+    if engine.shards:
+        parser.add_argument(
+            "--shard", type=_positive, default=1, help="devices (on the CPU: ranks) that share the model"
+        )
     for name, what in engine.options.items():
         parser.add_argument(f"--{engine.name}-{name}", dest=f"option_{name}", help=what)
 
@@ -238,6 +242,7 @@ def _plan(path: Path, options: argparse.Namespace, n_ctx: int) -> BenchPlan:
         iterations=getattr(options, "iterations", 1),
         seed=options.seed,
         options=_engine_options(options),
+        shards=getattr(options, "shard", 1),
     )
 
 

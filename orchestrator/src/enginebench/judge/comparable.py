@@ -25,6 +25,7 @@ def difference(launches: Sequence[Launch], plan: Mapping[str, Any]) -> str | Non
         return f"model {case.model} is not in the plan"
     return (
         _other_weights(launches, model["fingerprint"])
+        or _other_shards(launches)
         or _other_counts(launches)
         or _other_prompts(
             launches, expected_prompts(launches, plan["seed"], case.workload, model["shape"]["vocab_size"])
@@ -43,6 +44,14 @@ def _other_weights(launches: Sequence[Launch], fingerprint: str) -> str | None:
     if not found:
         return None
     return f"other weights: fingerprint {min(found)[:12]} was loaded, the model's is {fingerprint[:12]}"
+
+
+def _other_shards(launches: Sequence[Launch]) -> str | None:
+    """An engine that did not understand the request would show the speed of one device as that of several."""
+    for launch in launches:
+        if launch.loaded and launch.loaded.shards != launch.case.shards:
+            return f"other shards: {launch.loaded.shards} hold the model, {launch.case.shards} were asked for"
+    return None
 
 
 def _other_counts(launches: Sequence[Launch]) -> str | None:

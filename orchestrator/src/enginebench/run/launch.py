@@ -279,6 +279,7 @@ def _load(order: LaunchOrder, client: Client, scratch: Path, say: Say, draft: _D
         cache=str(order.cache),
         scratch=str(scratch),
         options=dict(order.options),
+        shards=order.case.shards,
     )
     draft.facts["load_ns"] = time.perf_counter_ns() - sent_ns
     draft.facts["loaded"] = loaded_facts(loaded)

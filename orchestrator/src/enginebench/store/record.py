@@ -169,6 +169,7 @@ class LoadedFacts(Record, frozen=True):
     shared_server: bool = False
     shards: int = 1
     device_bytes: list[int] = []
+    """Weights and cache of each device or rank; empty: one device, or the engine cannot tell."""
     weights_path: str = ""
 
 
