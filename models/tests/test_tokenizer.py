@@ -46,6 +46,23 @@ def test_random_unicode_comes_back(tokenizer: Tokenizer) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_pieces_of_ids_are_the_bytes_of_their_text(tokenizer: Tokenizer) -> None:
+    dice = random.Random(3)
+    for _ in range(50):
+        ids = [dice.randrange(4096) for _ in range(40)]
+        assert b"".join(map(tokenizer.piece, ids)).decode("utf-8", "replace") == tokenizer.decode(ids)
+
+
+def test_a_piece_may_be_half_a_character(tokenizer: Tokenizer) -> None:
+    pieces = [tokenizer.piece(token) for token in tokenizer.encode("\N{SLIGHTLY SMILING FACE}", add_bos=False)]
+    assert len(pieces) > 1
+    assert b"".join(pieces) == "\N{SLIGHTLY SMILING FACE}".encode()
+
+
+def test_a_special_token_has_no_piece(tokenizer: Tokenizer) -> None:
+    assert tokenizer.piece(tokenizer.eos[0]) == b""
+
+
 def test_both_formats_give_the_same_ids(tokenizer: Tokenizer, tiny_folder: Path) -> None:
     other = load_tokenizer(open_checkpoint(tiny_folder))
     for text in [*SAMPLES, "<|start_header_id|>user<|end_header_id|>"]:

@@ -69,7 +69,11 @@ def special_tokens() -> list[str]:
 
 
 def byte_symbols() -> list[str]:
+    return list(bytes_of_symbols())
+
+
+def bytes_of_symbols() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes (openai/gpt-2 encoder.py, bytes_to_unicode)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(rest))]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}

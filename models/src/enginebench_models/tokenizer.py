@@ -6,6 +6,7 @@ they run in jinja2's immutable sandbox, without a clock, so the same messages gi
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.errors import InvalidModel, TokenizerMissing
 from enginebench_models.files import read_json
 from enginebench_models.layout import Vocabulary
+from enginebench_models.synthetic_vocabulary import bytes_of_symbols
 
 # LLaMA 3's pattern, as in its tokenizer.json and in llama.cpp's llama-vocab.cpp (LLAMA_VOCAB_PRE_TYPE_LLAMA3).
 LLAMA3_WORDS = (
@@ -52,6 +54,29 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of the ids; bytes that form no character become U+FFFD."""
         return str(self._backend.decode([int(token) for token in ids], skip_special_tokens=skip_special))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that one id stands for, which may end inside a character; none for a special token.
+
+        Of a vocabulary that is not of bytes: the id decoded alone.
+        """
+        added = self._added.get(token)
+        if added is not None:
+            return b"" if added.special else str(added.content).encode()
+        symbols = self._backend.id_to_token(token) if self._of_bytes else None
+        if symbols is None or not all(symbol in self._of_bytes for symbol in symbols):
+            return self.decode([token]).encode()
+        return bytes(self._of_bytes[symbol] for symbol in symbols)
+
+    @cached_property
+    def _added(self) -> Mapping[int, AddedToken]:
+        return dict(self._backend.get_added_tokens_decoder())
+
+    @cached_property
+    def _of_bytes(self) -> Mapping[str, int]:
+        """Symbol of byte-level BPE → its byte; empty for another kind of vocabulary."""
+        is_of_bytes = isinstance(self._backend.decoder, decoders.ByteLevel)
+        return bytes_of_symbols() if is_of_bytes else {}
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt text for messages of {role, content}. Raises TokenizerMissing without a chat template."""

@@ -17,6 +17,7 @@ from enginebench.errors import BenchError
 EXIT_USAGE = 2
 COMMANDS = {
     "run": "run:run",
+    "prompt": "prompt:prompt",
     "engines": "listing:engines",
     "models": "listing:models",
     "show": "listing:show",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,32 +13,29 @@ from enginebench.report.benchstat import benchstat
 from enginebench.report.formats import Output, Sheet, rendered, text_table
 from enginebench.workspace.discovery import ROOT
 
-EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
+from .basics import DEFAULT_MODEL, EXIT_FAILED, EXIT_INCONCLUSIVE, Device, ModelOption, Weights, WeightsOption, say
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "EXIT_FAILED",
+    "EXIT_INCONCLUSIVE",
+    "Device",
+    "ModelOption",
+    "Weights",
+    "WeightsOption",
+    "say",
+]
+
 PIPED_WIDTH = 120
 RUN_HELP = "run id or its beginning, `latest`, a run's folder, or a result.json"
-DEFAULT_MODEL = "llama3-1b"
 DEFAULT_RESULTS = ROOT / "results" / "runs"
 
 
-class Weights(StrEnum):
-    auto = "auto"
-    real = "real"
-    synthetic = "synthetic"
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="how to print")]
-ModelOption = Annotated[str, typer.Option(help="catalogue name, model file or directory")]
 ModelsOption = Annotated[
     list[str] | None,
     typer.Option("--model", help="catalogue name, model file or directory; several times", show_default=DEFAULT_MODEL),
 ]
-WeightsOption = Annotated[Weights, typer.Option(help="auto: real files where there are any, else synthetic")]
 ResultsOption = Annotated[Path, typer.Option(help="where runs are kept", show_default="results/runs")]
 
 
@@ -70,7 +65,3 @@ def console() -> Console:
 
 def shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -11,7 +11,6 @@ from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.errors import UnavailableError
 from enginebench.judge.ladder import Rung, tokenizer_rung
-from enginebench.run.launcher import kernel_cache
 from enginebench.run.model import Model, find_model
 from enginebench.run.process import become_subreaper
 from enginebench.run.verify import Unverified, VerifyOrder, verify
@@ -53,7 +52,7 @@ def verify_engines(
             model_path=found.located.path,
             device=default_device() if device is Device.auto else device.value,
             threads=threads or default_threads(),
-            cache=kernel_cache(info),
+            cache=environment.kernel_cache(info),
             n_sequences=count,
             n_greedy=n_gen,
             silence_seconds=silence,

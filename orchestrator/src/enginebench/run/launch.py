@@ -165,7 +165,7 @@ def _attempt(
         if draft.memory is not None:
             draft.memory.close()
     if error is not None:
-        return _failure(error, draft.stage, exit_code, child.last_lines())
+        return failure_of(error, draft.stage, exit_code, child.last_lines())
     if judge is not None and "logits" in draft.facts:
         say("comparing logits with the float32 reference")
         path, sha256, n_rows = draft.facts.pop("logits")
@@ -361,7 +361,7 @@ def server_doubts(generated: Generated) -> list[str]:
     return doubts
 
 
-def _failure(error: Exception, stage: str, exit_code: int | None, stderr_tail: list[str]) -> Failure:
+def failure_of(error: Exception, stage: str, exit_code: int | None, stderr_tail: list[str]) -> Failure:
     hint = detail = ""
     reason: FailureReason
     message = str(error)

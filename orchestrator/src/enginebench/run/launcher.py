@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginebench_models.fidelity import probe_ids
-from enginebench_protocol.host import cache_folder
 
 from enginebench.judge import fidelity_gate
 from enginebench.judge.greedy import with_greedy
@@ -29,7 +28,7 @@ from enginebench.store.record import (
     StartState,
 )
 from enginebench.workspace.discovery import EngineInfo
-from enginebench.workspace.environment import Interpreter
+from enginebench.workspace.environment import Interpreter, kernel_cache
 
 from . import start_state
 from .launch import Judge, LaunchOrder, run_launch
@@ -114,13 +113,6 @@ class Launcher:
                 return None
             case "energy":
                 return None
-
-
-def kernel_cache(info: EngineInfo) -> Path:
-    """Where an engine keeps what it compiled: the same folder in every run."""
-    folder = cache_folder() / "kernels" / info.name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _probe(model: Model) -> list[int]:

@@ -15,10 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+from enginebench.machine.memory import process_tree
 
 PASSED_ON = (
     "PATH",
@@ -116,8 +118,11 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             return None
 
-    def close(self, grace: float = _GRACE_SECONDS) -> int | None:
-        """Close stdin, wait, SIGTERM the group, wait, SIGKILL the group; reap. Returns the exit code."""
+    def close(self, grace: float = _GRACE_SECONDS, spared: Iterable[int] = ()) -> int | None:
+        """Close stdin, wait, SIGTERM the group, wait, SIGKILL the group; reap. Returns the exit code.
+
+        `spared`: other children of ours, which live on with all that is below them.
+        """
         with contextlib.suppress(OSError):
             self.popen.stdin.close()  # type: ignore[union-attr]
         if self.wait(grace) is None:
@@ -125,7 +130,8 @@ class ChildProcess:
             self.wait(_TERM_SECONDS)
         self._signal(signal.SIGKILL)  # the group may outlive its leader
         code = self.wait(10.0)
-        sweep_descendants(keep={self._watchdog.pid} if self._watchdog else set())
+        watched = [self._watchdog.pid] if self._watchdog else []
+        sweep_descendants(keep={pid for root in (*watched, *spared) for pid in process_tree(root)})
         self._drain.join(1.0)
         self.popen.stdout.close()  # type: ignore[union-attr]
         if not self._drain.is_alive():

@@ -9,7 +9,6 @@ from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.errors import BenchError, UsageError
 from enginebench.plan.plan import PRESETS
-from enginebench.run.launcher import kernel_cache
 from enginebench.store.record import Workload
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
@@ -53,7 +52,7 @@ def _subject(
         model_path=Path(locate(model).path),
         device=default_device(),
         threads=default_threads(),
-        cache=kernel_cache(info),
+        cache=environment.kernel_cache(info),
         workload=workload,
         warmup=warmup,
         iterations=iterations,

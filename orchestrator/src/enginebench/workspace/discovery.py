@@ -68,6 +68,9 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     one, if the table says nothing else; so with `out_of_the_box`."""
     out_of_the_box: str = ""
     """The configuration that changes nothing of what the engine does by itself."""
+    chat: str = ""
+    """The configuration that answers in a conversation where none is named; "": the first of 16 bits. Engines with
+    one are preferred where no engine is named."""
     nearest: dict[str, str] = {}
     """A quantisation that it cannot do → the one of its own that comes nearest."""
     shards: bool = False
@@ -103,8 +106,8 @@ def discover(root: Path = ROOT) -> dict[str, EngineInfo]:
 
 
 def _check_choices(info: EngineInfo, file: str) -> None:
-    for key in ("fair", "out_of_the_box"):
-        if (name := getattr(info, key)) not in info.configurations:
+    for key in ("fair", "out_of_the_box", "chat"):
+        if (name := getattr(info, key)) not in info.configurations and (name or key != "chat"):
             raise unknown(f"{file}: {key}", name, info.configurations)
 
 

@@ -13,8 +13,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from enginebench_protocol.host import cache_folder
 
 from enginebench.errors import UnavailableError
 from enginebench.run.process import engine_environment
@@ -50,14 +52,26 @@ def prepare(
 
     Raises UnavailableError with the last line of what went wrong.
     """
+    found = startable(info, overrides, say, root, extra)
+    return replace(found, versions=_versions(found.python, found.environment))
+
+
+def startable(
+    info: EngineInfo, overrides: Mapping[str, Path], say: Callable[[str], None], root: Path = ROOT, extra: str = ""
+) -> Interpreter:
+    """As `prepare`, but no process is started to ask which versions it has: `versions` is empty."""
     override = overrides.get(info.package) or overrides.get(info.name)
     if override is not None:
         # A vendor's interpreter has the libraries; our own members come from the checkout.
-        environment = engine_environment({"PYTHONPATH": _source_path(info, root)})
-        return Interpreter(override, environment, None, _versions(override, environment))
-    python = _synced(info, extra, say, root)
-    environment = engine_environment()
-    return Interpreter(python, environment, pins_sha256(info), _versions(python, environment))
+        return Interpreter(override, engine_environment({"PYTHONPATH": _source_path(info, root)}), None, {})
+    return Interpreter(_synced(info, extra, say, root), engine_environment(), pins_sha256(info), {})
+
+
+def kernel_cache(info: EngineInfo) -> Path:
+    """Where an engine keeps what it compiled: the same folder in every run."""
+    folder = cache_folder() / "kernels" / info.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def pins_sha256(info: EngineInfo) -> str | None:

@@ -13,7 +13,8 @@ from . import misbehaviour
 from .misbehaviour import nothing
 
 MILLISECOND = 1_000_000
-VOCABULARY = 2048
+VOCABULARY = 128_256
+"""That of LLaMA 3: it takes the ids of any tokenizer here."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Script:
     kv_dtype: str = "none"
     spare_threads: int = 0
     """Fewer threads in use than asked for."""
+    echo: bool = False
+    """The ids are those of the prompt, from its beginning on, over and over."""
     first_id: int = 0
     """Added to every id; VOCABULARY puts all of them out of range."""
 
@@ -61,6 +64,8 @@ class Script:
 
     def ids(self, prompt: array[int], n_gen: int, n_earlier: int) -> list[int]:
         """A function of the prompt alone, unless the script says otherwise."""
+        if self.echo:
+            return [prompt[i % len(prompt)] for i in range(n_gen)]
         seed = zlib.crc32(
             prompt.tobytes(), (n_earlier if self.forgetful else 0) + (os.getpid() if self.of_process else 0)
         )
@@ -105,6 +110,8 @@ SCRIPTS = {
     "native-hang": Script(
         "hangs in native code that holds the interpreter", on_generate=misbehaviour.hang_in_native_code
     ),
+    "echo": Script("repeats the prompt, 1 ms per token", echo=True),
+    "slow-echo": Script("repeats the prompt, 50 ms per token", token_ns=50 * MILLISECOND, echo=True),
     "short": Script("yields one token too few", missing_tokens=1),
     "wrong": Script("answers the same prompt differently each time", forgetful=True),
     "other-output": Script("answers the same prompt differently in each launch", of_process=True),

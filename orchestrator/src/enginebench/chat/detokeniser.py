@@ -1,0 +1,31 @@
+"""Ids to text as they come: a character is shown when its last byte is there, never half of it."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from unicodedata import category
+
+PieceOf = Callable[[int], bytes]
+"""The bytes of one id (enginebench_models.tokenizer.Tokenizer.piece)."""
+
+
+class Detokeniser:
+    """Bytes that can form no character become U+FFFD at once; a beginning of one is held back."""
+
+    def __init__(self, piece_of: PieceOf) -> None:
+        self._piece_of = piece_of
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """What can be shown now that this id is there; often a word, sometimes nothing."""
+        return self._decoder.decode(self._piece_of(token))
+
+    def finish(self) -> str:
+        """What was held back: U+FFFD where an answer ends inside a character."""
+        return self._decoder.decode(b"", final=True)
+
+
+def for_terminal(text: str) -> str:
+    """Without control characters but line breaks and tabs: a model must not drive the reader's terminal."""
+    return "".join(c if c in "\n\t" or category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,106 @@
+"""One prompt: the engine starts first, the model is checked meanwhile, the answer goes out as it comes.
+
+An engine never sees a file before it was checked: it is sent `load` afterwards. Its tokenizer is read while it loads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from enginebench.errors import UsageError
+from enginebench.run.process import Watchdog, become_subreaper
+
+from .choice import Choice
+from .living_engine import Say, Stamps
+from .model import SpokenModel
+from .partner import Listener, Partner
+from .settings import Settings
+from .turn import Turn
+
+TEMPLATE_TOKENS = 256
+"""What a chat template adds at most; that of Llama 3.2 Instruct adds 36."""
+SHORT_BYTES = 16_384
+"""A byte is a token at most. Of a short text the context follows from its length alone, before any tokenizer."""
+STEP = 256
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One token when its text was shown."""
+
+    text: str
+    shown_ns: int
+
+
+@dataclass
+class Spoken:
+    """An answer and how it came about."""
+
+    choice: Choice
+    model: SpokenModel
+    engine: Stamps
+    stages_ns: dict[str, int]
+    precision: str
+    turn: Turn
+    templated: bool
+    pieces: list[str] = field(default_factory=list)
+    first_shown_ns: int = 0
+
+
+def answer(
+    choice: Choice, settings: Settings, read_prompt: Callable[[], str], write: Callable[[str], None], say: Say
+) -> Spoken:
+    """Raises UsageError, EngineFailure, EngineDied; what `write` raises ends the engine and is passed on."""
+    become_subreaper()
+    watchdog = Watchdog()
+    partner = Partner(choice, settings, watchdog, say)
+    try:
+        partner.start()
+        prompt = read_prompt()
+        model = SpokenModel(settings)
+        model.check_readable_by(choice)
+        return _spoken(partner, model, prompt, context(prompt, model, settings), write)
+    finally:
+        partner.leave()
+        watchdog.close()
+
+
+def _spoken(partner: Partner, model: SpokenModel, prompt: str, n_ctx: int, write: Callable[[str], None]) -> Spoken:
+    engine = partner.ready(model, n_ctx)
+    assert engine.loaded is not None
+    first_shown_ns, pieces = 0, list[str]()
+
+    def on_text(text: str) -> None:
+        nonlocal first_shown_ns
+        write(text)
+        first_shown_ns = first_shown_ns or time.perf_counter_ns()
+
+    def on_token(token: int) -> None:
+        pieces.append(model.tokenizer.piece(token).decode("utf-8", "replace"))
+
+    turn = partner.ask(prompt, model, n_ctx, Listener(on_text, on_token))
+    return Spoken(
+        choice=partner.choice,
+        model=model,
+        engine=engine.stamps,
+        stages_ns=engine.loaded.stages,
+        precision=f"{engine.loaded.weight_dtype} on {engine.loaded.device}, {engine.loaded.threads} threads",
+        turn=turn,
+        templated=partner.conversation(model).templated,
+        pieces=pieces,
+        first_shown_ns=first_shown_ns,
+    )
+
+
+def context(prompt: str, model: SpokenModel, settings: Settings) -> int:
+    """As many positions as this prompt and its answer can need. Raises UsageError where the model has fewer."""
+    if settings.n_ctx is not None:
+        return model.n_ctx(settings.n_ctx)
+    n_bytes = len(prompt.encode())
+    n_prompt = n_bytes if n_bytes <= SHORT_BYTES else len(model.tokenizer.encode(prompt))
+    needed = -(-(n_prompt + TEMPLATE_TOKENS + settings.n_gen) // STEP) * STEP
+    if n_prompt + 1 > model.config.max_context:
+        raise UsageError(f"the prompt has {n_prompt} tokens, {model.found.name} takes {model.config.max_context}")
+    return min(needed, model.config.max_context)

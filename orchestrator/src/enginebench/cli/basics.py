@@ -1,0 +1,32 @@
+"""What most commands need of each other, without what prints results: `chat` and `prompt` start at once."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
+DEFAULT_MODEL = "llama3-1b"
+
+
+class Weights(StrEnum):
+    auto = "auto"
+    real = "real"
+    synthetic = "synthetic"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+ModelOption = Annotated[str, typer.Option(help="catalogue name, model file or directory")]
+WeightsOption = Annotated[Weights, typer.Option(help="auto: real files where there are any, else synthetic")]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)

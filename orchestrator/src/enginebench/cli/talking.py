@@ -1,0 +1,86 @@
+"""The options of `chat` and `prompt`, and what both say on stderr."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from enginebench_protocol.host import default_device, default_threads
+
+from enginebench.chat.living_engine import EngineDied, Say
+from enginebench.chat.settings import DEFAULT_N_CTX, Settings
+from enginebench.errors import UsageError
+
+from .basics import Device, Weights, say
+
+LAST_LINES = 5
+
+EngineOption = Annotated[str | None, typer.Option(help="ENGINE or ENGINE:CONFIGURATION; default: one installed")]
+TemperatureOption = Annotated[float, typer.Option(min=0, max=10, help="0: always the likeliest token")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="of the draws; default: another one each time")]
+TimingOption = Annotated[bool, typer.Option("--timing", help="where the time went, per token, on stderr")]
+NGenOption = Annotated[int, typer.Option("--n-gen", "-n", min=1, help="the longest answer, in tokens")]
+NCtxOption = Annotated[int | None, typer.Option(min=2, help="positions to hold", show_default=str(DEFAULT_N_CTX))]
+PlainOption = Annotated[bool, typer.Option("--plain", help="the text as it stands, without the model's chat template")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="default: all of this machine")]
+PythonOption = Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="what the engine wrote to stderr, and stack traces")]
+
+
+def settings(
+    model: str,
+    weights: Weights,
+    temperature: float,
+    seed: int | None,
+    n_gen: int,
+    n_ctx: int | None,
+    plain: bool,
+    threads: int | None,
+    device: Device,
+    python: list[str] | None,
+    debug: bool,
+) -> Settings:
+    chosen = default_device() if device is Device.auto else device.value
+    if chosen == "cuda" and default_device() != "cuda":
+        raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
+    return Settings(
+        model=model,
+        weights=weights.value,
+        device=chosen,
+        threads=threads or default_threads(),
+        temperature=temperature,
+        seed=seed,
+        n_gen=n_gen,
+        n_ctx=n_ctx,
+        plain=plain,
+        debug=debug,
+        overrides=dict(interpreter(text) for text in python or []),
+    )
+
+
+def interpreter(text: str) -> tuple[str, Path]:
+    package, _, path = text.partition("=")
+    if not path or not Path(path).is_file():
+        raise UsageError(f"--python {text!r}: write engine-x=/path/to/python, with an interpreter that exists")
+    return package, Path(path)
+
+
+def progress() -> Say:
+    """One line that is written over, on a terminal; elsewhere nothing but what takes minutes."""
+    if not sys.stderr.isatty():
+        return lambda text: say(text) if text.startswith("installing") else None
+
+    def on_one_line(text: str) -> None:
+        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+    return on_one_line
+
+
+def tell_failure(label: str, error: Exception, debug: bool) -> None:
+    """What happened to the engine, and its last words."""
+    say(f"enginebench: {label}: {error}")
+    lines = error.last_lines if isinstance(error, EngineDied) else []
+    for line in lines if debug else lines[-LAST_LINES:]:
+        say(f"  {line}")
