@@ -12,7 +12,7 @@ from enginebench.machine.gpu_gates import HW_POWER_BRAKE, HW_SLOWDOWN, HW_THERMA
 from enginebench.machine.nvml import NoGpu, find_gpu, open_gpu
 
 from .conftest import FakeMachine
-from .fake_nvml import FakeNvml
+from .fake_nvml import GIB, FakeNvml
 
 
 @pytest.mark.parametrize("name", sorted(name for name in dir(FakeNvml) if name.startswith("nvml")))
@@ -86,6 +86,15 @@ def test_no_driver_no_such_gpu_and_no_bindings_are_reasons(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(NoGpu, match="nvidia-ml-py is not installed"):
         nvml.open_gpu("0")
+
+
+def test_the_size_of_every_visible_gpu_is_told_or_none_is(machine: FakeMachine) -> None:
+    assert machine.nvml is not None
+    assert nvml.gpu_memories("0") == [141 * GIB]
+    assert nvml.gpu_memories("GPU-4f, 0") == [141 * GIB] * 2
+    assert nvml.gpu_memories("") == nvml.gpu_memories("7") == []
+    machine.nvml.unsupported = {"nvmlDeviceGetMemoryInfo"}
+    assert nvml.gpu_memories("0") == []
 
 
 def test_memory_is_told_by_process(machine: FakeMachine) -> None:

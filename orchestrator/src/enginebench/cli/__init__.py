@@ -19,7 +19,7 @@ COMMANDS = {
     "run": "run:run",
     "prompt": "prompt:prompt",
     "engines": "listing:engines",
-    "models": "listing:models",
+    "models": "models:models",
     "show": "listing:show",
     "query": "query:query",
     "compare": "compare:compare",
@@ -33,7 +33,7 @@ COMMANDS = {
     "pins": "upkeep:write_pins",
     "new-engine": "upkeep:new_engine",
 }
-"""Name → module of this package, and its function."""
+"""Name → module of this package, and its function, or its Typer where there are commands below it."""
 
 
 def command_line(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
@@ -42,7 +42,11 @@ def command_line(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
     app.callback()(_root)
     for name in names:
         module, function = COMMANDS[name].split(":")
-        app.command(name=name)(getattr(importlib.import_module(f".{module}", __name__), function))
+        found = getattr(importlib.import_module(f".{module}", __name__), function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name=name)(found)
     return app
 
 

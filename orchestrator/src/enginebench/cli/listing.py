@@ -1,4 +1,4 @@
-"""`enginebench engines | models | show`: what there is, and what was measured."""
+"""`enginebench engines | show`: what there is, and what was measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from typing import Annotated, Any
 
 import typer
-from enginebench_models import catalogue
 from enginebench_protocol.host import default_device
 
 from enginebench.judge.stored_run import read_run
@@ -33,31 +32,6 @@ def engines(output: OutputOption = Output.table) -> None:
         print(f"{row['name']:<13} {row['role']:<11} {state}{'' if row['installed'] else ' (not installed yet)'}")
         for name, what in row["configurations"].items():
             print(f"  {row['name'] + ':' + name:<22} {what['description']}")
-
-
-def models(output: OutputOption = Output.table) -> None:
-    """List the models that have a name."""
-    rows: list[dict[str, Any]] = [
-        {
-            "name": entry.name,
-            "description": entry.description,
-            "parameters": entry.config.weight_elements(),
-            "bytes_16_bit": 2 * entry.config.weight_elements(),
-            "max_context": entry.config.max_context,
-            "licence": entry.licence,
-            "repository": entry.repository,
-        }
-        for entry in catalogue.entries().values()
-    ]
-    if output is Output.json:
-        print(json.dumps({"models": rows}, indent=2))
-        return
-    if output is not Output.table:
-        print_sheet(Sheet.of("models", rows), output)
-        return
-    for row in rows:
-        size = f"{row['bytes_16_bit'] / 1e9:8.2f} GB in 16 bits"
-        print(f"{row['name']:<12} {size}   context {row['max_context']:>7}   {row['description']}")
 
 
 def show(

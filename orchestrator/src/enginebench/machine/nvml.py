@@ -126,9 +126,7 @@ def open_gpu(visible: str | None = None) -> NvmlGpu:
     first = chosen.split(",")[0].strip()
     try:
         library.nvmlInit()
-        if first.isdigit():
-            return NvmlGpu(library, library.nvmlDeviceGetHandleByIndex(int(first)))
-        return NvmlGpu(library, library.nvmlDeviceGetHandleByUUID(first))
+        return NvmlGpu(library, _handle(library, first))
     except library.NVMLError as error:
         raise NoGpu(f"NVML: {error}") from None
 
@@ -148,6 +146,21 @@ def gpu_count(visible: str | None = None) -> int | None:
         return None
 
 
+def gpu_memories(visible: str | None = None) -> list[int]:
+    """Total bytes of each GPU that engines see; empty where there is none or nobody can tell."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+    try:
+        library = _library()
+        library.nvmlInit()
+        names = range(library.nvmlDeviceGetCount()) if chosen is None else chosen.split(",")
+        handles = [_handle(library, str(name).strip()) for name in names if str(name).strip()]
+        return [int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
+    except NoGpu:
+        return []
+    except library.NVMLError:
+        return []
+
+
 def find_gpu() -> NvmlGpu | None:
     """None where there is none."""
     try:
@@ -161,6 +174,11 @@ def _library() -> Any:
         return importlib.import_module("pynvml")
     except ImportError:
         raise NoGpu("the Python package nvidia-ml-py is not installed") from None
+
+
+def _handle(library: Any, name: str) -> Any:
+    """By number or UUID, as CUDA_VISIBLE_DEVICES has it."""
+    return library.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else library.nvmlDeviceGetHandleByUUID(name)
 
 
 def _supported(library: Any, name: str, *arguments: Any) -> Any:
