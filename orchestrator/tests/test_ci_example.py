@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 import typer
 import yaml
-from enginebench.cli import command_line
+from enginebench.cli import COMMANDS
+from enginebench.cli.group import loaded
 from enginebench.workspace.discovery import ROOT
-from typer.core import TyperGroup
 
 NOT_UNDERSTOOD = typer.BadParameter.__base__
 """What Typer raises for any misuse; it has no public name of its own."""
@@ -33,9 +33,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def understand(words: list[str]) -> None:
     """Parse as the command line would; runs nothing. Raises NOT_UNDERSTOOD."""
-    group = typer.main.get_command(command_line([words[0]]))
-    assert isinstance(group, TyperGroup)
-    group.commands[words[0]].make_context(words[0], words[1:])
+    loaded(words[0], COMMANDS[words[0]]).make_context(words[0], words[1:])
 
 
 EXAMPLES = list(commands(EXAMPLE.read_text()))

@@ -87,7 +87,7 @@ def test_a_launch_in_doubt_is_repeated_in_its_place_and_counted(
         "-o",
         "json",
     ]
-    done = CliRunner().invoke(command_line(["run"]), words)
+    done = CliRunner().invoke(command_line(), words)
     cases = {case["role"]: case for case in json.loads(done.stdout)["cases"]}
     doubtful = [case for case in cases.values() if any(launch["doubts"] for launch in case["launches"])]
     assert len(doubtful) == 1

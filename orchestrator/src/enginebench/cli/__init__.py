@@ -1,20 +1,30 @@
 """The command line: `enginebench run | show | query | compare | history | doctor | …`, and what keeps the workspace.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all fine, 1 a case failed, 2 wrong usage,
-3 inconclusive where a verdict was asked for.
+3 inconclusive where a verdict was asked for, 70 a fault of enginebench itself.
 """
 
 from __future__ import annotations
 
-import importlib
+import shlex
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Sequence
 
 import typer
 
 from enginebench.errors import BenchError
+from enginebench.workspace.discovery import discover
 
-EXIT_USAGE = 2
+from .group import group_of
+from .original import is_original, spelled_out, translated
+from .version import VersionOption
+
+EXIT_USAGE, EXIT_FAULT = 2, 70
+FAULT = (
+    "this is a fault of enginebench: please report it with the command and what `enginebench --version` prints; "
+    "--debug shows where it happened"
+)
 COMMANDS = {
     "run": "run:run",
     "prompt": "prompt:prompt",
@@ -36,22 +46,15 @@ COMMANDS = {
 """Name → module of this package, and its function, or its Typer where there are commands below it."""
 
 
-def command_line(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
-    """With the commands of these names only: each imports what it needs, all of them together take a second."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+def command_line() -> typer.Typer:
+    """Each command is imported when it is asked for: all of them together take a second."""
+    app = typer.Typer(cls=group_of(COMMANDS), no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
     app.callback()(_root)
-    for name in names:
-        module, function = COMMANDS[name].split(":")
-        found = getattr(importlib.import_module(f".{module}", __name__), function)
-        if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
-        else:
-            app.command(name=name)(found)
     return app
 
 
-def _root() -> None:
-    """A callback keeps Typer from making the only command of an app its whole command line."""
+def _root(version: VersionOption = False) -> None:
+    """What may stand in front of a command."""
 
 
 _root.__doc__ = __doc__
@@ -59,9 +62,39 @@ _root.__doc__ = __doc__
 
 def main() -> None:
     """The script `enginebench`."""
-    asked = [word for word in sys.argv[1:2] if word in COMMANDS]
+    words = sys.argv[1:]
     try:
-        command_line(asked or COMMANDS)()
+        _obey(words)
     except BenchError as error:
+        _trace(words)
         print(f"enginebench: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
+    except Exception as error:  # noqa: BLE001 (whatever it is, its user is told in one line)
+        _trace(words)
+        print(f"enginebench: {type(error).__name__}: {error} ({FAULT})", file=sys.stderr)
+        raise SystemExit(EXIT_FAULT) from None
+
+
+def _obey(words: Sequence[str]) -> None:
+    """Words of the original suite are said again as commands of today, and those are run."""
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if not is_original(words, interactive):
+        _run(spelled_out(words, discover()) if words[:1] == ["run"] else words)
+        return
+    for command in translated(words, discover()):
+        print(f"= enginebench {shlex.join(command)}", file=sys.stderr)
+        _run(command)
+
+
+def _run(words: Sequence[str]) -> None:
+    """Typer leaves the program after a command; a good end is not the last word where another command follows."""
+    try:
+        command_line()(list(words), prog_name="enginebench")
+    except SystemExit as done:
+        if done.code:
+            raise
+
+
+def _trace(words: Sequence[str]) -> None:
+    if "--debug" in words:
+        traceback.print_exc()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from enginebench.store.record import Record
 from enginebench.workspace.discovery import ROOT
 
 from .noise import PROC, SYS, base_frequency_khz, first_line, lines_of
+from .repository import Repository, output_of, repository
 
 MEBIBYTE = 2**20
 
@@ -50,13 +49,6 @@ class Gpu(Record, frozen=True):
     name: str
     driver: str
     memory_bytes: int | None
-
-
-class Repository(Record, frozen=True):
-    """`dirty`: there are changes that no commit holds."""
-
-    commit: str | None
-    dirty: bool
 
 
 class Environment(Record, frozen=True):
@@ -93,7 +85,7 @@ def read_environment(proc: Path = PROC, sys: Path = SYS, root: Path = ROOT) -> E
         python=platform.python_version(),
         clocksource=first_line(sys / "devices/system/clocksource/clocksource0/current_clocksource"),
         gpus=_gpus(),
-        repository=_repository(root),
+        repository=repository(root),
         on_battery=_on_battery(sys),
     )
 
@@ -161,7 +153,7 @@ def _distribution() -> str | None:
 
 def _gpus() -> list[Gpu] | None:
     fields = "name,driver_version,memory.total"
-    text = _output(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
+    text = output_of(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
     return parse_gpus(text) if text else None
 
 
@@ -172,19 +164,3 @@ def parse_gpus(text: str) -> list[Gpu]:
         Gpu(name=name, driver=driver, memory_bytes=int(size) * MEBIBYTE if size.isdigit() else None)
         for name, driver, size in rows
     ]
-
-
-def _repository(root: Path) -> Repository | None:
-    status = _output(["git", "-C", str(root), "status", "--porcelain"])
-    if status is None:
-        return None
-    commit = _output(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"])
-    return Repository(commit=commit.strip() if commit else None, dirty=bool(status.strip()))
-
-
-def _output(command: Sequence[str]) -> str | None:
-    """What a program prints; None if it is not there or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Optional dependencies of the package that it needs: it runs in an environment of its own."""
     quantisation: str = ""
     """What it makes of the weights before it computes with them: int8, nf4, q8_0, …; "": they stay as they are."""
+    lack: str = ""
+    """Why the engine cannot do this at all: said by `selection`, of what was asked for and is in no table."""
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,23 +133,21 @@ def _check_quantisations(info: EngineInfo, file: str) -> None:
             raise unknown(f"{file}: quantisation nearest to {asked}", offered, own)
 
 
-def select(names: Sequence[str], engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
+def select(names: Sequence[str], engines: Mapping[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
     """What `all`, ENGINE and ENGINE:CONFIGURATION stand for; and every instrument: a rate needs its limit beside it."""
-    chosen: dict[tuple[str, str], tuple[EngineInfo, str]] = {}
-    for info in engines.values():
-        if info.role == "instrument":
-            _choose_all(info, chosen)
-    for name in names or ["all"]:
-        for info, configuration in _expand(name, engines):
-            chosen.setdefault((info.name, configuration), (info, configuration))
-    return list(chosen.values())
+    pairs = [*instruments(engines), *(pair for name in names or ["all"] for pair in _expand(name, engines))]
+    return list({(info.name, configuration): (info, configuration) for info, configuration in pairs}.values())
 
 
-def _expand(name: str, engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
+def instruments(engines: Mapping[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
+    return [pair for info in engines.values() if info.role == "instrument" for pair in _in_all(info)]
+
+
+def _expand(name: str, engines: Mapping[str, EngineInfo]) -> list[tuple[EngineInfo, str]]:
     if name == "all":
         return [pair for info in engines.values() if info.role == "engine" for pair in _in_all(info)]
     engine_name, _, configuration = name.partition(":")
-    info = _engine(engine_name, engines)
+    info = find_engine(engine_name, engines)
     if not configuration:
         return _in_all(info)
     if configuration not in info.configurations:
@@ -155,7 +155,8 @@ def _expand(name: str, engines: dict[str, EngineInfo]) -> list[tuple[EngineInfo,
     return [(info, configuration)]
 
 
-def _engine(name: str, engines: dict[str, EngineInfo]) -> EngineInfo:
+def find_engine(name: str, engines: Mapping[str, EngineInfo]) -> EngineInfo:
+    """By its name or an alias. Raises UsageError with the near match."""
     aliases = {alias: info for info in engines.values() for alias in info.aliases}
     info = engines.get(name) or aliases.get(name)
     if info is None:
@@ -165,11 +166,6 @@ def _engine(name: str, engines: dict[str, EngineInfo]) -> EngineInfo:
 
 def _in_all(info: EngineInfo) -> list[tuple[EngineInfo, str]]:
     return [(info, name) for name, configuration in info.configurations.items() if configuration.in_all]
-
-
-def _choose_all(info: EngineInfo, chosen: dict[tuple[str, str], tuple[EngineInfo, str]]) -> None:
-    for pair in _in_all(info):
-        chosen[info.name, pair[1]] = pair
 
 
 def environments(info: EngineInfo) -> list[str]:
@@ -184,6 +180,8 @@ def unavailable_reason(
 
     `options`: those of its own that the user gave.
     """
+    if configuration is not None and (lack := info.configurations[configuration].lack):
+        return lack
     if info.gpu == "required" and device != "cuda":
         return "needs an NVIDIA GPU"
     if info.gpu == "none" and device == "cuda":

@@ -1,0 +1,62 @@
+"""The root of the command line as Typer sees it: commands are imported when they are asked for, not before.
+
+Each takes `--debug`. What a shell completes is answered in `completion`, which imports no command for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from enginebench.errors import unknown
+
+DebugOption = Annotated[bool, typer.Option("--debug", help="on a fault, show where it happened")]
+
+
+def group_of(commands: Mapping[str, str]) -> type[TyperGroup]:
+    """`commands`: name → MODULE:FUNCTION of this package, or MODULE:TYPER where there are commands below it."""
+
+    class LazyGroup(TyperGroup):
+        def list_commands(self, _ctx: Any) -> list[str]:
+            return list(commands)
+
+        def get_command(self, _ctx: Any, name: str) -> Any:
+            if name not in commands:
+                raise unknown("command", name, commands)
+            return loaded(name, commands[name])
+
+    return LazyGroup
+
+
+def loaded(name: str, place: str) -> Any:
+    """The command, ready to be run by Typer."""
+    module, attribute = place.split(":")
+    found = getattr(importlib.import_module(f".{module}", __package__), attribute)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    if isinstance(found, typer.Typer):
+        app.add_typer(found, name=name)
+    else:
+        app.command(name=name)(with_debug(found))
+    return typer.main.get_group(app).commands[name]
+
+
+def with_debug(function: Callable[..., None]) -> Callable[..., None]:
+    """The same, with an option `--debug` unless it has one: `main` looks for the word."""
+    signature = inspect.signature(function, eval_str=True)
+    if "debug" in signature.parameters:
+        return function
+
+    @functools.wraps(function)
+    def command(*args: Any, debug: bool, **kwargs: Any) -> None:
+        function(*args, **kwargs)
+
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption)
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), debug])  # type: ignore[attr-defined]
+    command.__annotations__ = {**function.__annotations__, "debug": DebugOption}
+    return command
