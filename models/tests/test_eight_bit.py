@@ -1,16 +1,8 @@
 """Matrices in 8 bits: exact numbers by hand, errors within half a step, rows of their own."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from enginebench_models.checkpoint import open_checkpoint
-from enginebench_models.config import LlamaConfig
-from enginebench_models.eight_bit import EightBitWeights, e4m3_numbers, quantised, to_e4m3
-from enginebench_models.fidelity import compare
-from enginebench_models.reference import Reference
-from enginebench_models.reference_cache import reference_logits
-from enginebench_models.synthesis import synthesise
+from enginebench_models.eight_bit import e4m3_numbers, quantised, to_e4m3
 
 E4M3 = e4m3_numbers()
 
@@ -45,19 +37,3 @@ def test_the_error_of_a_row_follows_its_own_largest_value(kind: str, step: float
     worst = np.abs(found.float32() - matrix).max(axis=1) / np.abs(matrix).max(axis=1)
     assert (worst <= step * 1.001).all()
     assert worst.min() > step / 16
-
-
-def test_the_reference_of_a_kind_is_that_of_the_restored_weights_and_is_kept_apart(
-    tiny_config: LlamaConfig, tmp_path: Path
-) -> None:
-    checkpoint = open_checkpoint(synthesise(tiny_config, tmp_path / "model.gguf"))
-    ids = list(range(3, 23))
-    plain, int8, fp8, as_is = (
-        np.array(reference_logits(checkpoint, ids, 10, tmp_path, precision))
-        for precision in ("", "int8", "fp8", "16-bit")
-    )
-    assert np.array_equal(plain, as_is)
-    expected = Reference(EightBitWeights(checkpoint, "int8")).logits(ids, range(9, 20))
-    assert np.array_equal(int8, expected)
-    assert 0 < compare(plain, int8).mean_kld < compare(plain, fp8).mean_kld
-    assert len(list(tmp_path.glob("*.npy"))) == 3

@@ -35,7 +35,10 @@ BLOCKS = Bounds(mean_kld=5e-3, kld_999=5e-2, top1_clear=0.98, shifted_logit=1.0,
 
 
 def bounds(precision: str) -> Bounds:
-    """Of "float32", of a block format that is computed with ("q8_0"), or of 16 bits."""
+    """Of "float32", of a block format that is computed with ("q8_0"), or of 16 bits.
+
+    A kind of quantisation.py ("int8", "nf4") has the bounds of 16 bits: its reference has the same quantised weights.
+    """
     if precision == "float32":
         return FLOAT32
     return BLOCKS if precision in QUANTISED else SIXTEEN_BIT

@@ -1,8 +1,6 @@
-"""Matrices in 8 bits with a scale for each row: how engines quantise here, and the reference over the same numbers.
+"""Matrices in 8 bits with a scale for each row: the largest value of a row becomes the largest number of the type.
 
-The blocks' matrices; table and output head stay as they are, as in NVIDIA's tools. The largest value of a row becomes
-the largest number of the type. Because the recipe is one for all, the fidelity gate sees an engine's errors and not the
-loss of quantising.
+Which matrices, and the reference over the same numbers: quantisation.py.
 """
 
 from collections.abc import Callable
@@ -10,10 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enginebench_models.config import LlamaConfig
-from enginebench_models.reference import Weights
 from enginebench_models.storage import AnyArray, Floats
-from enginebench_models.tensor import Tensor
 
 INT8_LARGEST, E4M3_LARGEST = 127.0, 448.0
 
@@ -29,10 +24,6 @@ class Quantised:
         numbers = self.values.astype(np.float32) if self.values.dtype == np.int8 else e4m3_numbers()[self.values]
         restored: Floats = numbers * self.scales[:, None]
         return restored
-
-
-def is_quantised(tensor: Tensor) -> bool:
-    return tensor.name.startswith("layers.") and len(tensor.shape) == 2
 
 
 def quantised(matrix: Floats, kind: str) -> Quantised:
@@ -67,26 +58,3 @@ KINDS: dict[str, tuple[float, Callable[[Floats], AnyArray]]] = {
     "int8": (INT8_LARGEST, to_int8),
     "fp8": (E4M3_LARGEST, to_e4m3),
 }
-
-
-class EightBitWeights:
-    """`weights` quantised and restored, for the reference."""
-
-    def __init__(self, weights: Weights, kind: str) -> None:
-        self.weights = weights
-        self.kind = kind
-
-    @property
-    def config(self) -> LlamaConfig:
-        return self.weights.config
-
-    @property
-    def inverse_frequencies(self) -> Floats:
-        return self.weights.inverse_frequencies
-
-    def tensor(self, name: str) -> Tensor:
-        stored = self.weights.tensor(name)
-        if not is_quantised(stored):
-            return stored
-        restored = quantised(stored.float32(), self.kind).float32()
-        return Tensor(name, stored.shape, "f32", restored, stored.file, stored.offset)

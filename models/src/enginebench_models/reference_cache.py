@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.eight_bit import KINDS, EightBitWeights
 from enginebench_models.greedy import Choices, choices
+from enginebench_models.quantisation import KINDS, QuantisedWeights
 from enginebench_models.reference import Reference
 from enginebench_models.storage import Floats
 
@@ -25,7 +25,7 @@ def reference_logits(
 ) -> Floats:
     """Logits after tokens[:n_prefill] and after each later token: float32 [len(tokens) - n_prefill + 1, vocab].
 
-    Of the weights as they are stored; where the engine's `precision` is a kind of eight_bit, of those made from them.
+    Of the weights as they are stored; where the engine's `precision` is a kind of quantisation.py, of what it makes.
     """
     folder = folder or _default_folder()
     kind = precision if precision in KINDS else ""
@@ -34,7 +34,7 @@ def reference_logits(
     path = folder / f"{name[:32]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        weights = EightBitWeights(checkpoint, kind) if kind else checkpoint
+        weights = QuantisedWeights(checkpoint, kind) if kind else checkpoint
         _write(path, Reference(weights).logits(tokens, range(n_prefill - 1, len(tokens))))
     kept: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
     return kept
@@ -56,7 +56,7 @@ def reference_choices(
         kept = json.loads(path.read_text())
         return Choices(tuple(kept["margins"]), tuple(kept["ranks"]))
     course = [*prompt, *ids[:-1]]
-    weights = EightBitWeights(checkpoint, kind) if kind else checkpoint
+    weights = QuantisedWeights(checkpoint, kind) if kind else checkpoint
     found = choices(Reference(weights).logits(course, range(len(prompt) - 1, len(course))), ids)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".", suffix=".json", delete=False) as file:

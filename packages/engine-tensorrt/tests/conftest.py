@@ -18,7 +18,7 @@ from engine_tensorrt.weights import load_weights
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
-from enginebench_models.eight_bit import KINDS, EightBitWeights
+from enginebench_models.quantisation import KINDS, QuantisedWeights
 from enginebench_models.reference import Reference
 from enginebench_models.synthesis import synthesise
 from enginebench_protocol.messages import Load, Loaded
@@ -139,5 +139,5 @@ class Tee:
 def reference(path: Path, ids: list[int], first: int, precision: str = "") -> np.ndarray[Any, Any]:
     """Reference logits after ids[first] and all that follow. `precision`: as the gate knows it."""
     checkpoint = open_checkpoint(path)
-    weights = EightBitWeights(checkpoint, precision) if precision in KINDS else checkpoint
+    weights = QuantisedWeights(checkpoint, precision) if precision in KINDS else checkpoint
     return Reference(weights).logits(ids, range(first, len(ids)))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.eight_bit import Quantised, is_quantised, quantised
+from enginebench_models.eight_bit import Quantised, quantised
+from enginebench_models.quantisation import is_quantised
 from enginebench_models.sixteen_bits import sixteen_bits
 from enginebench_models.tensor import Tensor
 
