@@ -1,8 +1,9 @@
 """`just test`: every suite in the environment it belongs to, one line each at the end.
 
-The harness runs here; an engine's tests run in that engine's environment, with pytest laid over it. A suite that cannot
-be set up is a failure unless the engine says that it cannot run on this machine: then its environment is not installed,
-and the end says so; what it has in tests/seam, where its library is replaced, runs with the harness's own interpreter.
+The harness runs here, in as many processes as there are processors; what times engines from end to end, in one. An
+engine's tests run in that engine's environment, with pytest laid over it. A suite that cannot be set up is a failure
+unless the engine says that it cannot run on this machine: then its environment is not installed, and the end says so;
+what it has in tests/seam, where its library is replaced, runs with the harness's own interpreter.
 `just test-engine NAME` installs the environment all the same, and runs what needs neither GPU nor program.
 """
 
@@ -21,11 +22,12 @@ from pathlib import Path
 
 import msgspec
 from enginebench.workspace import discovery
-from enginebench_protocol.host import default_device
+from enginebench_protocol.host import default_device, default_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = "pytest==9.2.0"
-HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests", "tests"]
+HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests"]
+DEFAULT = ["-m", "not gpu and not slow"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def main() -> int:
         parser.error(f"no engine {min(unknown)!r}; there are {', '.join(discovery.discover())}")
     left_out = not_run()
     engines = engine_suites(options.engine, left_out)
-    outcomes = [run(suite, for_pytest) for suite in (engines if options.engine else [harness(), *engines, fidelity()])]
+    outcomes = [
+        run(suite, for_pytest) for suite in (engines if options.engine else [harness(), across(), *engines, fidelity()])
+    ]
     print()
     for outcome in outcomes:
         outcome.tell()
@@ -75,8 +79,13 @@ def main() -> int:
 
 
 def harness() -> Suite:
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu and not slow", "--ignore=tests/fidelity", *HARNESS]
-    return Suite("harness", command, {})
+    spread = ["-n", str(default_threads()), "--dist", "worksteal"]
+    return Suite("harness", [sys.executable, "-m", "pytest", *spread, *DEFAULT, *HARNESS], {})
+
+
+def across() -> Suite:
+    command = [sys.executable, "-m", "pytest", *DEFAULT, "--ignore=tests/fidelity", "tests"]
+    return Suite("across packages", command, {})
 
 
 def engine_suites(names: list[str] | None, left_out: dict[str, str]) -> list[Suite]:
@@ -108,7 +117,7 @@ def not_run() -> dict[str, str]:
 
 def without_library(package: str) -> Suite:
     """Tests that put a stand-in in the library's place, so that they need no environment of the engine's."""
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu and not slow", f"packages/{package}/tests/seam"]
+    command = [sys.executable, "-m", "pytest", *DEFAULT, f"packages/{package}/tests/seam"]
     return Suite(f"{package}, library replaced", command, {"PYTHONPATH": f"packages/{package}/src"})
 
 
@@ -123,7 +132,7 @@ def in_environment_of(
     overlay = [word for requirement in [PYTEST, *requirements] for word in ("--with", requirement)]
     extras = ["--extra", extra] if extra else []
     command = ["uv", "--quiet", "run", "--no-default-groups", "--package", package, *extras, *overlay]
-    command += ["python", "-m", "pytest", "-m", "not gpu and not slow", tests or f"packages/{package}/tests"]
+    command += ["python", "-m", "pytest", *DEFAULT, tests or f"packages/{package}/tests"]
     folder = f".envs/{package}+{extra}" if extra else f".envs/{package}"
     return Suite(name, command, {"UV_PROJECT_ENVIRONMENT": folder})
 
