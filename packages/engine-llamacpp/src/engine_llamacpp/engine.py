@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError
+from enginebench_models.errors import ModelError, NoRoom
 from enginebench_protocol.engine import (
     GREEDY,
     Engine,
@@ -41,7 +41,10 @@ class LlamacppEngine(Engine):
 
     name = "llamacpp"
     configurations: ClassVar[Mapping[str, str]] = {
-        "default": "weights as the file holds them, float16 cache, flash attention"
+        "default": "weights as the file holds them, float16 cache, flash attention",
+        "q8_0": "default with weights that llama.cpp quantises to Q8_0 first",
+        "q4_0": "default with weights that llama.cpp quantises to Q4_0 first",
+        "q4_k_m": "default with weights that llama.cpp quantises to Q4_K_M first",
     }
 
     def __init__(self) -> None:
@@ -58,6 +61,9 @@ class LlamacppEngine(Engine):
         from . import account, library, model
 
         with refusals(model.Refused):
+            made = None
+            if request.configuration != "default":
+                made = file = quantised_file(file, checkpoint, request, stages, progress)
             with stage(stages, "read"):
                 on_gpu = request.device == "cuda"
                 self._model = model.Model(file, on_gpu, lambda fraction: progress("read", fraction))
@@ -81,6 +87,7 @@ class LlamacppEngine(Engine):
             read_bytes_per_token=held.read_bytes_per_token,
             stages=stages,
             versions={"python": sys.version.split()[0], **library.versions()},
+            weights_path=str(made or ""),
         )
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
@@ -133,6 +140,27 @@ def opened(request: Load) -> tuple[Path, Checkpoint]:
             "unsupported", f"{checkpoint.path} holds {checkpoint.format}, llama.cpp reads GGUF", "use a .gguf file"
         )
     return checkpoint.files[0], checkpoint
+
+
+def quantised_file(
+    file: Path, checkpoint: Checkpoint, request: Load, stages: dict[str, int], progress: ProgressSink
+) -> Path:
+    """A stage `convert` only where the file had to be made: an earlier load may have done it."""
+    from . import quantise
+
+    spent: dict[str, int] = {}
+    kind, cache = request.configuration, Path(request.cache)
+    try:
+        with stage(spent, "convert"):
+            path, new = quantise.quantised(
+                file, checkpoint, kind, cache, request.threads, lambda fraction: progress("convert", fraction)
+            )
+    except quantise.NothingToQuantise as error:
+        raise EngineFailure("unsupported", str(error), "run it as it is: the configuration default") from None
+    except (NoRoom, OSError) as error:
+        raise EngineFailure("internal", f"no quantised file: {error}", "make room on the disk") from None
+    stages |= spent if new else {}
+    return path
 
 
 def check_library(device: str) -> None:

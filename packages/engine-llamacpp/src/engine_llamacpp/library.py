@@ -9,6 +9,8 @@ import ctypes
 import os
 import re
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -26,6 +28,7 @@ class Log:
 
     def __init__(self) -> None:
         self._lines: deque[tuple[int, str]] = deque(maxlen=1000)
+        self._listener: Callable[[str], None] | None = None
         self._callback = native.llama_log_callback(self._take)
 
     def clear(self) -> None:
@@ -44,10 +47,22 @@ class Log:
         found = COMPUTE_BUFFER.findall("".join(text for _, text in self._lines))
         return round(sum(map(float, found)) * 2**20) if found else None
 
+    @contextmanager
+    def listener(self, told: Callable[[str], None]) -> Iterator[None]:
+        """`told` gets each line as it is logged."""
+        self._listener = told
+        try:
+            yield
+        finally:
+            self._listener = None
+
     def _take(self, level: int, text: bytes, _: object) -> None:
         if level == CONTINUED and self._lines:
             level = self._lines[-1][0]
-        self._lines.append((level, text.decode("utf-8", "replace")))
+        line = text.decode("utf-8", "replace")
+        self._lines.append((level, line))
+        if self._listener is not None:
+            self._listener(line)
 
 
 class Ggml:
