@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from enginebench.judge.reference_weights import ReferenceWeights
 from enginebench.run.launcher import Launcher
 
 
@@ -17,6 +19,7 @@ def test_before_memory_is_read_our_own_pages_of_the_model_are_given_back(
     calls: list[None] = []
     checkpoint = SimpleNamespace(give_back=lambda: calls.append(None))
     launcher = Launcher.__new__(Launcher)
+    launcher.weights = ReferenceWeights(Path())
     launcher.models = {"m": SimpleNamespace(checkpoint=checkpoint)}  # type: ignore[dict-item]
     assert launcher._start_state(records.case(), kind) is None
     assert len(calls) == given_back

@@ -75,6 +75,10 @@ class MadeWeights:
     def inverse_frequencies(self) -> Floats:
         return self.checkpoint.inverse_frequencies
 
+    @property
+    def files(self) -> list[Path]:
+        return self.checkpoint.files
+
     def tensor(self, name: str) -> Tensor:
         return self.checkpoint.tensor(name)
 
@@ -139,9 +143,11 @@ def largest_error(made: Tensor, original: Tensor, smallest: float) -> float:
         rows = slice(start, start + step)
         wanted, found = original.rows(rows).float32(), made.rows(rows).float32()
         peaks = np.abs(wanted.reshape(-1, block)).max(axis=1)
+        if not np.isfinite(found).all():
+            return np.inf
         errors = np.maximum(np.abs(wanted - found).reshape(-1, block).max(axis=1) - smallest, 0)
         shares = np.divide(errors, peaks, out=np.where(errors > 0, np.inf, np.float32(0)), where=peaks > 0)
-        worst = max(worst, float(shares.max())) if np.isfinite(shares).all() else np.inf
+        worst = max(worst, float(shares.max()))
         give_back(made.data[rows])
         give_back(original.data[rows])
     return worst

@@ -217,7 +217,8 @@ def _case_result(
     limit: Limit | None,
     courses: Mapping[cold_start.State, Course],
 ) -> dict[str, Any]:
-    loaded, found = _last_loaded(launches), audits.audits(launches)
+    told = [anonymous_launch(launch) for launch in launches]
+    loaded, found = _last_loaded(told), audits.audits(launches)
     audited = audits.objection(found)
     verdict = judge(facts, launches, plan, audited)
     return {
@@ -245,7 +246,7 @@ def _case_result(
         "pins_sha256": facts.pins_sha256,
         "anatomy": {state: cold_start.anatomy(launches, state) for state in cold_start.states(launches)},
         "time_to_tokens_ns": cold_start.time_to_tokens(courses),
-        "launches": [anonymous_launch(launch) for launch in launches],
+        "launches": told,
     }
 
 

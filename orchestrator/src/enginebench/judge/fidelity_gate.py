@@ -16,9 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.fidelity import compare, gate
+from enginebench_models.quantisation import KINDS
 from enginebench_models.reference_cache import reference_logits
 
 from enginebench.store.record import FidelityReading
+
+from .impact import impact
+from .reference_weights import Source
 
 Logits = npt.NDArray[np.float32]
 
@@ -37,9 +41,11 @@ def judge(
     precision: str,
     reference_folder: Path | None = None,
     top_logprobs: int = 0,
+    made: Source | None = None,
 ) -> FidelityReading:
     """Never raises for an engine's fault.
 
+    `made`: weights that the engine made of `checkpoint` and computes with; the gate then asks for those.
     `logits`: float32 [len(probe) - n_prefill + 1, vocab], row 0 after the prefill, the others after each decoded token.
     """
     expected_rows = len(probe) - n_prefill + 1
@@ -48,13 +54,20 @@ def judge(
             raise BadLogits(f"the engine announced {n_rows} rows of logits, {expected_rows} were asked for")
         candidate = read_logits(logits, sha256, (expected_rows, checkpoint.config.vocab_size))
     except BadLogits as error:
-        return _unreadable(str(error), precision)
-    reference = reference_logits(checkpoint, probe, n_prefill, reference_folder, precision)
+        return unjudged(str(error), precision)
+    reference = reference_logits(made or checkpoint, probe, n_prefill, reference_folder, precision)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are judged, not warned of
         distance = compare(reference, candidate, top_logprobs)
-    verdict = gate(distance, precision)
+    verdict, quantising = gate(distance, precision), None
+    if made is not None or precision in KINDS:
+        original = reference_logits(checkpoint, probe, n_prefill, reference_folder)
+        quantising = impact(original, candidate, probe[n_prefill:], top_logprobs)
     return FidelityReading(
-        passed=verdict.passed, reasons=list(verdict.reasons), precision=precision, **asdict(distance)
+        passed=verdict.passed,
+        reasons=list(verdict.reasons),
+        precision=precision,
+        **asdict(distance),
+        impact=quantising,
     )
 
 
@@ -74,7 +87,8 @@ def read_logits(path: Path, sha256: str, shape: tuple[int, int]) -> Logits:
     return matrix
 
 
-def _unreadable(reason: str, precision: str) -> FidelityReading:
+def unjudged(reason: str, precision: str) -> FidelityReading:
+    """A failed gate without distances."""
     return FidelityReading(
         passed=False,
         reasons=[reason],

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.greedy import objections
 from enginebench_models.reference_cache import reference_choices
 from enginebench_protocol.prompts import prompt_ids
@@ -17,12 +16,13 @@ from enginebench_protocol.prompts import prompt_ids
 from enginebench.store.record import GreedyReading, Launch, Request
 
 from .audits import first_difference, firsts
+from .reference_weights import Source
 
 GREEDY_TOKENS = 16
 LONGEST = 1024
 
 
-def with_greedy(launch: Launch, check: Launch | None, checkpoint: Checkpoint, seed: int) -> Launch:
+def with_greedy(launch: Launch, check: Launch | None, checkpoint: Source, seed: int) -> Launch:
     """The launch with its readings. `check`: the case's check launch, for a timed one; None for the check itself.
 
     An answer of the check launch that is not the reference's fails its fidelity gate.
@@ -61,7 +61,7 @@ def _other_answers(launch: Launch, check: Launch) -> Iterator[tuple[Request, int
             yield request, place + 1
 
 
-def _reading(request: Request, n: int, checkpoint: Checkpoint, seed: int, precision: str) -> GreedyReading:
+def _reading(request: Request, n: int, checkpoint: Source, seed: int, precision: str) -> GreedyReading:
     prompt = list(prompt_ids(seed, request.iteration, request.n_prompt, checkpoint.config.vocab_size))
     found = reference_choices(checkpoint, prompt, request.tokens[:n], precision=precision)
     reasons = objections(found, precision)

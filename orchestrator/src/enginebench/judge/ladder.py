@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from enginebench_models.bounds import bounds
-from enginebench_models.fidelity import compare, log_softmax
+from enginebench_models.fidelity import compare
 from enginebench_models.greedy import Choices, objections
 from enginebench_models.tokenizer import Tokenizer
+
+from .impact import nll, standard_error
 
 Logits = npt.NDArray[np.float32]
 STRINGS = 1000
@@ -82,15 +84,11 @@ def logit_rungs(scored: Sequence[Scored], precision: str, top_logprobs: int = 0)
 
 def perplexity_rung(scored: Sequence[Scored], bound: float) -> Rung:
     """The change of ln PPL, less twice its paired standard error: the corpus of seeded ids is small."""
-    differences = np.concatenate([_nll(s.candidate, s.following) - _nll(s.reference, s.following) for s in scored])
+    differences = np.concatenate([nll(s.candidate, s.following) - nll(s.reference, s.following) for s in scored])
     delta = abs(float(differences.mean()))
-    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    error = standard_error(differences)
     text = f"ln PPL changes by {delta:.1e} ± {error:.0e} over {len(differences)} ids, bound {bound:g}"
     return Rung("G2", delta - 2 * error <= bound, text)
-
-
-def _nll(logits: Logits, following: Sequence[int]) -> npt.NDArray[np.float64]:
-    return -np.array([log_softmax(row)[i] for row, i in zip(logits, following, strict=False)])
 
 
 def _at_most(name: str, what: str, value: float, bound: float) -> Rung:

@@ -6,13 +6,16 @@ Which launches there are, and in which order, is decided in `run`; how one goes,
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from enginebench_models.fidelity import probe_ids
 
 from enginebench.judge import fidelity_gate
 from enginebench.judge.greedy import with_greedy
+from enginebench.judge.reference_weights import BadWeights, ReferenceWeights, Source
 from enginebench.machine.energy import Counters, Meter
 from enginebench.machine.watch import Watch
 from enginebench.plan.schedule import Fit
@@ -58,6 +61,7 @@ class Launcher:
     watchdog: Watchdog
     journal: Journal
     launches: list[Launch] = field(default_factory=list)
+    weights: ReferenceWeights = field(default_factory=ReferenceWeights)
 
     def launch(self, case: Case, kind: Kind, block: int, number: int, fit: Fit) -> Launch:
         """`number`: its place in the block. `fit`: how many requests it has."""
@@ -83,17 +87,57 @@ class Launcher:
             start_state=self._start_state(case, kind),
             meter=Meter(self.counters.found) if kind == "energy" else None,
         )
-        launch = run_launch(
-            order, self.interpreter_of(case), self.bar.say, self.watchdog, _judge_of(model) if judged else None
-        )
+        judge = self._judge_of(model, order.cache) if judged else None
+        launch = run_launch(order, self.interpreter_of(case), self.bar.say, self.watchdog, judge)
+        if kind == "check" and made_weights_now(launch):
+            self.bar.note(
+                f"{self.shown(case)}: its file of weights is made; now it is checked as later launches find it"
+            )
+            self._start_state(case, kind)
+            launch = run_launch(order, self.interpreter_of(case), self.bar.say, self.watchdog, judge)
         if info.role == "engine":
-            check = next((c for c in self.launches if c.case == case and c.kind == "check"), None)
-            launch = with_greedy(launch, check, model.checkpoint, self.seed)
+            launch = self._with_greedy(launch, model, order.cache)
         self.journal.append(launch)
         self.launches.append(launch)
         if launch.failure is not None:
             self.bar.note(f"{self.shown(case)}: {launch.failure.reason}: {launch.failure.message}")
         return launch
+
+    def _with_greedy(self, launch: Launch, model: Model, folder: Path) -> Launch:
+        """Of weights that are not the model's nothing counts: the gate says so for a check, a doubt for the others."""
+        try:
+            weights = self._weights(model, launch.loaded, folder)
+        except BadWeights as error:
+            return launch if launch.fidelity else msgspec.structs.replace(launch, doubts=[*launch.doubts, str(error)])
+        return with_greedy(launch, self._check_of(launch.case), weights, self.seed)
+
+    def _check_of(self, case: Case) -> Launch | None:
+        return next((launch for launch in self.launches if launch.case == case and launch.kind == "check"), None)
+
+    def _weights(self, model: Model, loaded: LoadedFacts | None, folder: Path) -> Source:
+        return self.weights.of(model.checkpoint, loaded.weights_path if loaded else "", folder)
+
+    def _judge_of(self, model: Model, folder: Path) -> Judge:
+        """Logits of one launch against the reference of its model, or of the file that the engine made of it."""
+
+        def judge(logits: Path, sha256: str, n_rows: int, loaded: LoadedFacts) -> FidelityReading:
+            try:
+                weights = self._weights(model, loaded, folder)
+            except BadWeights as error:
+                return fidelity_gate.unjudged(str(error), loaded.precision)
+            return fidelity_gate.judge(
+                model.checkpoint,
+                _probe(model),
+                PROBE_PREFILL,
+                logits,
+                sha256,
+                n_rows,
+                loaded.precision,
+                top_logprobs=loaded.top_logprobs,
+                made=None if weights is model.checkpoint else weights,
+            )
+
+        return judge
 
     def shown(self, case: Case) -> str:
         """Its label, and what else tells it from the other cases of this run."""
@@ -105,33 +149,30 @@ class Launcher:
         checkpoint = self.models[case.model].checkpoint
         match kind:
             case "cold":
+                self.weights.give_back()
                 return start_state.disk_cold(checkpoint, kernel_cache(self.infos[case.id]))
             case "timed":
-                return start_state.cache_warm(checkpoint.files)
+                return start_state.cache_warm(self._files(case))
             case "check":
+                self.weights.give_back()
                 checkpoint.give_back()  # pages that we map too would count half in the engine's PSS
                 return None
             case "energy":
                 return None
 
+    def _files(self, case: Case) -> list[Path]:
+        """What the engine reads: the model, or what it made of it."""
+        check, model = self._check_of(case), self.models[case.model]
+        with suppress(BadWeights):
+            loaded = check.loaded if check else None
+            return self._weights(model, loaded, kernel_cache(self.infos[case.id])).files
+        return model.checkpoint.files
+
+
+def made_weights_now(launch: Launch) -> bool:
+    """Memory and load time were then those of quantising, which happens once."""
+    return launch.loaded is not None and bool(launch.loaded.weights_path) and "convert" in launch.loaded.stages_ns
+
 
 def _probe(model: Model) -> list[int]:
     return probe_ids(model.checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE)
-
-
-def _judge_of(model: Model) -> Judge:
-    """Logits of one launch against the reference of its model."""
-
-    def judge(logits: Path, sha256: str, n_rows: int, loaded: LoadedFacts) -> FidelityReading:
-        return fidelity_gate.judge(
-            model.checkpoint,
-            _probe(model),
-            PROBE_PREFILL,
-            logits,
-            sha256,
-            n_rows,
-            loaded.precision,
-            top_logprobs=loaded.top_logprobs,
-        )
-
-    return judge

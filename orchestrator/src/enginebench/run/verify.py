@@ -19,6 +19,7 @@ from enginebench_protocol.messages import Loaded
 
 from enginebench.judge.fidelity_gate import BadLogits, read_logits
 from enginebench.judge.ladder import Rung, Scored, greedy_rung, logit_rungs, repeat_rung
+from enginebench.judge.reference_weights import BadWeights, ReferenceWeights, Source
 from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL
 from enginebench.workspace.environment import Interpreter
 
@@ -58,7 +59,7 @@ def verify(order: VerifyOrder, checkpoint: Checkpoint, interpreter: Interpreter)
             client = Client(FrameStream(child.read_fd, child.write_fd))
             client.hello(order.engine, nonce, HELLO_SECONDS)
             return _climbed(order, checkpoint, client, Path(scratch))
-        except (ProtocolError, EngineFailure, BadLogits) as error:
+        except (ProtocolError, EngineFailure, BadLogits, BadWeights) as error:
             raise Unverified(str(error)) from None
         finally:
             child.close(grace=1.0)
@@ -68,11 +69,12 @@ def _climbed(order: VerifyOrder, checkpoint: Checkpoint, client: Client, scratch
     loaded = _load(order, client, scratch)
     vocab, length = checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE
     sequences = [probe_ids(vocab, length, seed) for seed in range(order.n_sequences)]
-    scored = [_scored(ids, order, checkpoint, client, loaded.precision) for ids in sequences]
+    weights = ReferenceWeights().of(checkpoint, loaded.weights_path, order.cache)
+    scored = [_scored(ids, order, weights, client, loaded.precision) for ids in sequences]
     answers = [_answer(ids, order, client) for ids in sequences]
     again = _answer(sequences[-1], order, client)
     choices = [
-        reference_choices(checkpoint, ids[:PROBE_PREFILL], answer, precision=loaded.precision)
+        reference_choices(weights, ids[:PROBE_PREFILL], answer, precision=loaded.precision)
         for ids, answer in zip(sequences, answers, strict=True)
     ]
     rungs = logit_rungs(scored, loaded.precision, loaded.top_logprobs)
@@ -94,10 +96,10 @@ def _load(order: VerifyOrder, client: Client, scratch: Path) -> Loaded:
     )
 
 
-def _scored(ids: list[int], order: VerifyOrder, checkpoint: Checkpoint, client: Client, precision: str) -> Scored:
+def _scored(ids: list[int], order: VerifyOrder, weights: Source, client: Client, precision: str) -> Scored:
     told = client.score(ids, PROBE_PREFILL, order.silence_seconds)
-    candidate = read_logits(Path(told.path), told.sha256, (PROBE_DECODE + 1, checkpoint.config.vocab_size))
-    reference = reference_logits(checkpoint, ids, PROBE_PREFILL, precision=precision)
+    candidate = read_logits(Path(told.path), told.sha256, (PROBE_DECODE + 1, weights.config.vocab_size))
+    reference = reference_logits(weights, ids, PROBE_PREFILL, precision=precision)
     return Scored(reference, candidate.copy(), ids[PROBE_PREFILL:])
 
 

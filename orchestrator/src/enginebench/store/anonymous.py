@@ -38,6 +38,9 @@ def _places() -> list[tuple[str, str]]:
 
 
 def anonymous_launch(launch: Launch) -> Launch:
+    if launch.loaded is not None and launch.loaded.weights_path:
+        named = msgspec.structs.replace(launch.loaded, weights_path=anonymous(launch.loaded.weights_path))
+        launch = msgspec.structs.replace(launch, loaded=named)
     failure = launch.failure
     if failure is None:
         return launch

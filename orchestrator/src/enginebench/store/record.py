@@ -235,6 +235,21 @@ class EnergyReading(Record, frozen=True):
     """None for workloads of one generated token."""
 
 
+class ImpactReading(Record, frozen=True):
+    """Distance of a quantised engine's logits from the reference of the weights as they were before quantising."""
+
+    mean_kld: float
+    top1: float
+    n_positions: int
+    mean_kld_error: float | None = None
+    """Standard error over the positions."""
+    ppl_ratio: float | None = None
+    """Perplexity over that of the reference, of the probe's ids; None where not all logits are told."""
+    ppl_ratio_error: float | None = None
+    top_logprobs: int = 0
+    """The divergence is a lower bound, from so many log-probabilities per position."""
+
+
 class FidelityReading(Record, frozen=True):
     """Distance of the engine's logits from the float32 reference over the probe. None: not finite."""
 
@@ -253,6 +268,8 @@ class FidelityReading(Record, frozen=True):
     top1_clear: float | None = None
     """Agreement where the reference is clear by 0.2 nat; None without such a position."""
     max_shifted_logit: float | None = None
+    impact: ImpactReading | None = None
+    """Of quantising; None where the engine computes with the weights as they are stored."""
 
 
 class Failure(Record, frozen=True):
