@@ -27,6 +27,7 @@ from .evidence import Evidence
 from .metrics import GATE_FAILED, case_metrics, gate_objection, limit_of
 from .outliers import outliers
 from .plain_case import label
+from .quantisation import quantisation_impacts
 from .utilisation import Limit, over_devices
 from .verdicts import Candidate, named_comparisons, pair_comparisons, rank_groups
 from .warmup import case_warmup
@@ -91,7 +92,11 @@ def assemble(
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(result))
     judged = _with_comparisons(bracketed(plausibility.judged(plain)), cases, of_case)
-    return {**judged, "break_even": _break_even(judged["cases"], [courses.get(facts.case.id, {}) for facts in cases])}
+    return {
+        **judged,
+        "break_even": _break_even(judged["cases"], [courses.get(facts.case.id, {}) for facts in cases]),
+        "quantisation": msgspec.to_builtins(quantisation_impacts(judged)),
+    }
 
 
 def _break_even(

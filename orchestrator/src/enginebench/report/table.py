@@ -24,7 +24,7 @@ from enginebench.machine.gates import launch_warnings, noise_warnings
 from enginebench.run.process import printable
 from enginebench.store.result import dumped
 
-from . import marks, verdicts
+from . import marks, quantisation, verdicts
 from .formats import NONE, Sheet, markdown_escaped, markdown_row, rounded
 from .warmup import warmup_remark
 
@@ -281,6 +281,9 @@ class ResultTable:
             dropped = [COLUMNS[i].heading for i in used_columns(section.rows) if i not in kept]
             if dropped:
                 yield Text(f"not shown at this width: {', '.join(dropped)} (-o md shows all)")
+        if quantised := quantisation.quantisation_rows(self._result):
+            yield from (Text(""), Text(quantisation.TITLE), quantisation.rich_rows(quantised))
+            yield from map(Text, [*quantisation.remarks(self._result), quantisation.LEGEND])
 
 
 def rich_table(result: dict[str, Any]) -> ResultTable:
@@ -322,7 +325,8 @@ def _rich_rows(rows: Sequence[Sequence[str]], kept: Sequence[int]) -> Table:
 
 def markdown(result: dict[str, Any]) -> str:
     """All columns, headers as lines, notes as a numbered list."""
-    return "\n".join(line for section in sections(result) for line in _markdown_lines(section)) + "\n"
+    lines = [line for section in sections(result) for line in _markdown_lines(section)]
+    return "\n".join([*lines, *quantisation.markdown_lines(result)]) + "\n"
 
 
 def _markdown_lines(section: Section) -> Iterator[str]:
