@@ -12,6 +12,10 @@ default:
 bench *ARGS:
     @{{ uv }} run enginebench run "$@"
 
+# talk to a model through an engine, or several side by side: just chat --compare torch tinygrad
+chat *ARGS:
+    @{{ uv }} run enginebench chat "$@"
+
 # which engines there are, and whether they can run here
 engines *ARGS:
     @{{ uv }} run enginebench engines "$@"

@@ -8,14 +8,21 @@ from enginebench_models.tokenizer import Tokenizer
 
 from enginebench.errors import UsageError
 
+Message = dict[str, str]
+"""{"role": "user" or "assistant", "content": text}, as chat templates want it."""
+
 
 class Conversation:
     """Grows by a question and an answer; a question that got no answer is taken back."""
 
-    def __init__(self, tokenizer: Tokenizer, plain: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, plain: bool = False, said: Sequence[Message] = ()) -> None:
         self._tokenizer = tokenizer
-        self._messages: list[dict[str, str]] = []
+        self._messages = list(said)
         self.templated = tokenizer.chat_template is not None and not plain
+
+    @property
+    def said(self) -> tuple[Message, ...]:
+        return tuple(self._messages)
 
     def ids_with(self, question: str) -> list[int]:
         """The prompt for this question after all that was said. Raises InvalidModel if the template fails."""
@@ -26,7 +33,7 @@ class Conversation:
         text = self._tokenizer.decode(answer)
         self._messages += [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
 
-    def _rendered(self, messages: Sequence[dict[str, str]]) -> str:
+    def _rendered(self, messages: Sequence[Message]) -> str:
         if self.templated:
             return self._tokenizer.render_chat(messages)
         return "\n".join(message["content"] for message in messages)

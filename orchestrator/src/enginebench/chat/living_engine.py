@@ -156,6 +156,15 @@ class LivingEngine:
         reading = read_tree(self._child.pid)
         return reading.pss_bytes if reading.n_processes else None
 
+    def device_bytes(self) -> int | None:
+        """The most that it held on a GPU, by its own account; None on a processor."""
+        if self.loaded is None or self.loaded.device != "cuda":
+            return None
+        try:
+            return self._client.memory(SILENCE_SECONDS).device_peak_bytes
+        except ProtocolError as error:
+            raise self._died(error) from None
+
     def last_lines(self) -> list[str]:
         return self._child.last_lines()
 

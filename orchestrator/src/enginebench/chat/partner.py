@@ -13,7 +13,7 @@ from enginebench.run.process import Watchdog
 from enginebench.workspace import environment
 
 from .choice import Choice
-from .conversation import Conversation, room_for_answer
+from .conversation import Conversation, Message, room_for_answer
 from .detokeniser import Detokeniser
 from .living_engine import Ask, EngineDied, LivingEngine, Say
 from .model import SpokenModel
@@ -46,7 +46,8 @@ class Partner:
         self.engine: LivingEngine | None = None
         self.last: Turn | None = None
         self.pss_bytes: int | None = None
-        self._conversation: Conversation | None = None
+        self.device_bytes: int | None = None
+        self.said: tuple[Message, ...] = ()
         self._watchdog, self._say, self._spared = watchdog, say, spared
 
     @property
@@ -72,12 +73,12 @@ class Partner:
             except BaseException:
                 self.leave()
                 raise
+            finally:
+                self._say("")
         return self.engine
 
     def conversation(self, model: SpokenModel) -> Conversation:
-        if self._conversation is None:
-            self._conversation = Conversation(model.tokenizer, self.settings.plain)
-        return self._conversation
+        return Conversation(model.tokenizer, self.settings.plain, self.said)
 
     def ask(self, question: str, model: SpokenModel, n_ctx: int, listener: Listener) -> Turn:
         """The answer, streamed to `listener`; it belongs to the conversation from then on, also one that was stopped.
@@ -108,18 +109,19 @@ class Partner:
             raise
         listener.on_text(text.finish())
         conversation.keep(question, turn.tokens)
-        self.last = turn
+        self.said, self.last = conversation.said, turn
         return turn
 
     def look(self) -> None:
         """Read its memory: between two answers only."""
         self.pss_bytes = self.engine.pss_bytes() if self.engine else None
+        self.device_bytes = self.engine.device_bytes() if self.engine else None
 
     def forget(self) -> None:
         """Begin the conversation anew."""
-        self._conversation = self.last = None
+        self.said, self.last = (), None
 
     def leave(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
-            self.engine = None
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.close()

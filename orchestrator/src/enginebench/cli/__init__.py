@@ -27,6 +27,7 @@ FAULT = (
 )
 COMMANDS = {
     "run": "run:run",
+    "chat": "chat:chat",
     "prompt": "prompt:prompt",
     "engines": "listing:engines",
     "models": "models:models",

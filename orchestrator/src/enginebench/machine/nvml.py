@@ -87,6 +87,10 @@ class NvmlGpu:
         listed = [*self._processes("Compute"), *self._processes("Graphics")]
         return DeviceMemory(used, {int(process.pid): process.usedGpuMemory for process in listed})
 
+    def free_bytes(self) -> int | None:
+        memory = self._ask("MemoryInfo")
+        return None if memory is None else int(memory.free)
+
     def energy_j(self) -> float | None:
         """Since the driver was loaded; the whole board (Volta and later count it)."""
         millijoules = self._ask("TotalEnergyConsumption")

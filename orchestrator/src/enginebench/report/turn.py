@@ -31,15 +31,37 @@ def meaningless(model: str) -> str:
 
 
 def status(
-    label: str, precision: str, ttft_ns: int | None, decode_tps: float | None, tokens: str, pss_bytes: int | None
+    label: str,
+    precision: str,
+    ttft_ns: int | None,
+    decode_tps: float | None,
+    tokens: str,
+    pss_bytes: int | None,
+    device_bytes: int | None,
 ) -> str:
     """What is not known is left out."""
     parts = [label, precision]
     parts += [f"TTFT {milliseconds(ttft_ns)}"] if ttft_ns is not None else []
     parts += [f"{decode_tps:.1f} tok/s"] if decode_tps is not None else []
     parts += [tokens] if tokens else []
-    parts += [f"{pss_bytes / 1e9:.2f} GB"] if pss_bytes is not None else []
+    parts += [gigabytes(pss_bytes)] if pss_bytes is not None else []
+    parts += [f"GPU {gigabytes(device_bytes)}"] if device_bytes is not None else []
     return " | ".join(parts)
+
+
+def tokens_of(n_prompt: int, n_gen: int, n_ctx: int) -> str:
+    return f"{n_prompt} + {n_gen} of {n_ctx} tokens"
+
+
+def gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB"
+
+
+def answer_times(timing: RequestTiming | None, ttft_ns: int | None) -> str:
+    """Of one answer, in one line."""
+    if timing is None or ttft_ns is None:
+        return "stopped before its first token"
+    return f"first token after {milliseconds(ttft_ns)} ({timing.prefill_tps:.1f} tok/s prefill); {decoded(timing)}"
 
 
 def milliseconds(ns: float) -> str:

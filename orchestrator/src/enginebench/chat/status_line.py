@@ -1,0 +1,60 @@
+"""The last row of the terminal while an answer streams above it (a scroll region, as package managers use one).
+
+Between answers the line editor draws the same text as its toolbar.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+INTERVAL_SECONDS = 0.1
+"""Drawn no more often: it costs what a token costs us, some 20 us."""
+SAVE, RESTORE, CLEAR_ROW = "\x1b7", "\x1b8", "\x1b[2K"  # DECSC, DECRC, EL (ECMA-48; xterm control sequences)
+FEW_ROWS = 4
+
+
+class StatusLine:
+    """Nothing where there is no terminal, or one that cannot move its cursor."""
+
+    def __init__(self, out: TextIO, size: Callable[[], os.terminal_size] = shutil.get_terminal_size) -> None:
+        self._out, self._size = out, size
+        self._rows = 0
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        rows = self._size().lines
+        if self._out.isatty() and os.environ.get("TERM") != "dumb" and rows >= FEW_ROWS:
+            # A line break first: the cursor may stand in the last row.
+            self._out.write("\n" + self._region(rows - 1) + "\x1b[1A")
+            self._out.flush()
+            self._rows = rows
+        return self
+
+    def show(self, text: str, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if not self._rows or (now - self._drawn < INTERVAL_SECONDS and not at_once):
+            return
+        self._drawn, size = now, self._size()
+        moved = ""
+        if size.lines != self._rows:
+            self._rows, moved = size.lines, self._region(size.lines - 1)
+        row = f"{SAVE}\x1b[{self._rows};1H{CLEAR_ROW}\x1b[7m{text[: size.columns].ljust(size.columns)}\x1b[0m{RESTORE}"
+        self._out.write(moved + row)
+        self._out.flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rows:
+            self._out.write(f"{SAVE}\x1b[{self._rows};1H{CLEAR_ROW}\x1b[r{RESTORE}")
+            self._out.flush()
+            self._rows = 0
+
+    def _region(self, last_row: int) -> str:
+        """Only rows up to this one scroll. Setting it moves the cursor (DECSTBM), hence the saving."""
+        return f"{SAVE}\x1b[1;{last_row}r{RESTORE}"
