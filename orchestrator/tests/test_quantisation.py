@@ -90,7 +90,7 @@ def test_the_row_in_words(both: Any) -> None:
     assert quantisation_rows(shown(both)) == [
         [
             "e:q4",
-            "e:default",
+            "default",
             "0.500 (0.25x)",
             "250 (0.25x)",
             "2.00x [1.80, 2.20]",

@@ -26,14 +26,14 @@ Row = Mapping[str, Any]
 
 
 def quantisation_rows(result: Row) -> list[list[str]]:
-    """Cells of each row, none where nothing quantised stands; models and workloads are named where there are several."""
+    """Cells of each row, none where nothing quantised stands; models and workloads are named if there are several."""
     several = len(result["plan"]["models"]) > 1 or len(result["plan"]["workloads"]) > 1
     return [[printable(cell) for cell in _cells(impact, several)] for impact in result.get("quantisation", [])]
 
 
 def _cells(impact: Row, several: bool) -> Iterator[str]:
     yield _name(impact["new"], several)
-    yield _name(impact["base"], several) if impact["base"] else NONE
+    yield _name(impact["base"], several).removeprefix(_engine(impact["new"])) if impact["base"] else NONE
     yield _bytes(impact, "weights_bytes", 1e9)
     yield _bytes(impact, "read_bytes_per_token", 1e6)
     yield _ratio(impact, "decode")
@@ -46,6 +46,10 @@ def _cells(impact: Row, several: bool) -> Iterator[str]:
 def _name(case_id: str, several: bool) -> str:
     label, model, workload, *rest = case_id.split("/")
     return " ".join([label, *rest, *([model, workload] if several else [])])
+
+
+def _engine(case_id: str) -> str:
+    return case_id.partition(":")[0] + ":"
 
 
 def _bytes(impact: Row, name: str, scale: float) -> str:
@@ -88,7 +92,7 @@ def remarks(result: Row) -> list[str]:
 def rich_rows(rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for number, head in enumerate(HEADS):
-        table.add_column(Text(head), justify="left" if number < 2 else "right")
+        table.add_column(Text(head), justify="left" if number < 2 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
