@@ -9,7 +9,8 @@
     ├── ContextExceeded      more positions asked for than the model has
     ├── ModelTypeMismatch    another architecture than the one asked for
     ├── TokenizerMissing     weights without a usable tokenizer
-    └── NoRoom               not enough disk for a model to be written
+    ├── NoRoom               not enough disk for a model to be written
+    └── DownloadFailed       the hub was not reached, refused, or sent other bytes than it should
 
 Each message holds the value that was found and what to do about it; `rule` names the rule of rules.py that was broken.
 """
@@ -87,6 +88,10 @@ class ModelTypeMismatch(ModelError):
 
 class NoRoom(ModelError):
     """The disk cannot hold a model that was to be written."""
+
+
+class DownloadFailed(ModelError):
+    """No model was downloaded. What arrived intact is kept, and the next try goes on from there."""
 
 
 class TokenizerMissing(ModelError):

@@ -22,10 +22,13 @@ from enginebench.report.models import Memory, Standing, catalogue_sheet, data_ro
 from enginebench.store.record import Workload
 
 from .options import OutputOption, print_sheet
+from .pull import pull, remove
 
 DEFAULT_WORKLOAD = planning.preset("quick").workload.name
 
 models = typer.Typer(help=__doc__)
+models.command()(pull)
+models.command()(remove)
 
 
 @models.callback(invoke_without_command=True)
