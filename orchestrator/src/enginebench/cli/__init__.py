@@ -32,6 +32,7 @@ COMMANDS = {
     "engines": "listing:engines",
     "models": "models:models",
     "show": "listing:show",
+    "report": "report:report",
     "query": "query:query",
     "compare": "compare:compare",
     "history": "history:history",

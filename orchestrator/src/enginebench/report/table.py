@@ -148,7 +148,13 @@ class Section:
     above: list[str]
     rows: list[list[str]]
     notes: list[str]
-    below: list[str]
+    compared: list[str]
+    ended: list[str]
+    noise: list[str]
+
+    @property
+    def below(self) -> list[str]:
+        return [*self.compared, *self.ended, *self.noise, LEGEND]
 
 
 def sections(result: dict[str, Any]) -> Iterator[Section]:
@@ -157,9 +163,9 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
             cases = [c for c in result["cases"] if (c["model"], c["workload"]) == (model["name"], workload["name"])]
             notes = Notes()
             rows = [_row(case, notes) for case in sorted(cases, key=_rank)]
-            compared = verdicts.verdict_lines(result, model["name"], workload["name"])
-            below = [*map(printable, compared), *_below(result)]
-            yield Section(_above(result, model, workload), rows, notes.texts, below)
+            compared = map(printable, verdicts.verdict_lines(result, model["name"], workload["name"]))
+            above = _above(result, model, workload)
+            yield Section(above, rows, notes.texts, list(compared), _ended(result["plan"]), noise_lines(result))
 
 
 def _rank(case: dict[str, Any]) -> tuple[int, float]:
@@ -249,16 +255,22 @@ def _device(plan: dict[str, Any], environment: dict[str, Any]) -> str:
     return f"{plan['device']}: {environment['cpu']['model']}, {threads}"
 
 
-def _below(result: dict[str, Any]) -> list[str]:
-    plan, environment = result["plan"], result["environment"]
+def _ended(plan: dict[str, Any]) -> list[str]:
     lines = []
     if not plan.get("verdicts", False):
         lines.append(f"preset {plan['preset']} is indicative: too few launches for verdicts on differences")
     if (ended := verdicts.stopping_line(plan)) is not None:
         lines.append(ended)
-    lines += noise_warnings(environment.get("noise_before"), environment.get("noise_after"))
-    lines += launch_warnings(launch for case in result["cases"] for launch in case["launches"])
-    return [printable(line) for line in [*lines, LEGEND]]
+    return [printable(line) for line in lines]
+
+
+def noise_lines(result: dict[str, Any]) -> list[str]:
+    environment = result["environment"]
+    lines = [
+        *noise_warnings(environment.get("noise_before"), environment.get("noise_after")),
+        *launch_warnings(launch for case in result["cases"] for launch in case["launches"]),
+    ]
+    return [printable(line) for line in lines]
 
 
 # ---- forms ----------------------------------------------------------------------------------------------------

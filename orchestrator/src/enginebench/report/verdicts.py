@@ -19,11 +19,22 @@ Row = Mapping[str, Any]
 def verdict_lines(result: Row, model: str, workload: str) -> list[str]:
     """For one table; empty where nothing was compared."""
     place = f"/{model}/{workload}"
-    here = [c for c in result["comparisons"] if _is_at(c["base"], place) and c["base"] != c["new"]]
     verdicts = result["plan"].get("verdicts", False)
-    pairs = [c for c in here if c["name"] is None]
-    named = [c for c in here if c["name"] is not None]
+    pairs, named = compared(result, model, workload)
     return [*_pairs(pairs, place), *_named(named, place, verdicts)]
+
+
+def compared(result: Row, model: str, workload: str) -> tuple[list[Row], list[Row]]:
+    """Every pair of the table, and the comparisons that have a name."""
+    place = f"/{model}/{workload}"
+    here = [c for c in result["comparisons"] if _is_at(c["base"], place) and c["base"] != c["new"]]
+    return [c for c in here if c["name"] is None], [c for c in here if c["name"] is not None]
+
+
+def against_fastest(pairs: Sequence[Row]) -> list[Row]:
+    """Those with the fastest case in them, it as the base."""
+    best = _fastest(pairs) if pairs else ""
+    return [pair if pair["base"] == best else turned(pair) for pair in pairs if best in (pair["base"], pair["new"])]
 
 
 def stopping_line(plan: Row) -> str | None:
@@ -86,7 +97,7 @@ def _is_at(id_: str, place: str) -> bool:
     return place in id_ and (not rest or rest.startswith(("/t", "/x")))
 
 
-def _label(id_: str, place: str) -> str:
+def label_at(id_: str, place: str) -> str:
     return id_.replace(place, "").replace("/", " ")
 
 
@@ -96,12 +107,10 @@ def _pairs(pairs: Sequence[Row], place: str) -> Iterator[str]:
     yield _heading(pairs)
     best = _fastest(pairs)
     against: dict[str, list[str]] = {}
-    for pair in pairs:
-        if best in (pair["base"], pair["new"]):
-            seen = pair if pair["base"] == best else turned(pair)
-            against.setdefault(seen["new"], []).append(outcome(seen))
+    for seen in against_fastest(pairs):
+        against.setdefault(seen["new"], []).append(outcome(seen))
     for id_, outcomes in against.items():
-        yield f"{_label(id_, place)} against {_label(best, place)}: {'; '.join(outcomes)}"
+        yield f"{label_at(id_, place)} against {label_at(best, place)}: {'; '.join(outcomes)}"
 
 
 def _heading(pairs: Sequence[Row]) -> str:
@@ -132,4 +141,4 @@ def _named(named: Sequence[Row], place: str, verdicts: bool) -> Iterator[str]:
     for one in named:
         grouped.setdefault((one["name"], one["new"], one["base"]), []).append(outcome(one, verdicts))
     for (name, new, base), outcomes in grouped.items():
-        yield f"{name} ({_label(new, place)} against {_label(base, place)}): {'; '.join(outcomes)}"
+        yield f"{name} ({label_at(new, place)} against {label_at(base, place)}): {'; '.join(outcomes)}"
