@@ -23,7 +23,7 @@ def made_up(records: Any, cv: float, budget: float | None = None, seconds: Calla
     cases = (records.case("x", "still"), records.case("x", "swinging"))
     chosen = replace(preset("standard"), stopping=Stopping(0.01, 5, 20), time_budget_seconds=budget)
     run = Run.__new__(Run)
-    run.request = SimpleNamespace(preset=chosen)  # type: ignore[assignment]
+    run.request = SimpleNamespace(preset=chosen, fair=True)  # type: ignore[assignment]
     run.plan = Plan(chosen, cases, 0)
     run.infos = {case.id: SimpleNamespace(role="engine") for case in cases}  # type: ignore[misc]
     run.bar = SimpleNamespace(expect=lambda _: None, begin=lambda *_: None, note=lambda _: None)  # type: ignore[assignment]

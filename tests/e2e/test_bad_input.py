@@ -32,6 +32,10 @@ from .conftest import Cli
         (["run", "fake", "--model", "tiny", "--python", "engine-fake=nowhere"], "nowhere"),
         (["run", "fake", "--model", "tiny", "--option", "host=1"], "write ENGINE.NAME=VALUE"),
         (["run", "fake", "--model", "tiny", "--option", "olama.host=1"], "did you mean 'ollama.host'"),
+        (["run", "fake", "--model", "tiny", "--itertions", "5"], "--iterations"),
+        (["run", "fake", "--model", "tiny", "--quantize", "int8", "nf5"], "did you mean 'nf4'"),
+        (["run", "fake:slow", "--model", "tiny", "--quantize", "int8"], "both name a configuration"),
+        (["run", "fake", "--model", "tiny", "--timing", "-o", "benchstat"], "take -o jsonl"),
         (["show", "no-such-run"], "no-such-run"),
         (["conform", "no-such-engine"], "no-such-engine"),
     ],
@@ -45,6 +49,30 @@ def test_wrong_input_is_refused_with_the_value_and_a_remedy(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "did you mean 'run'"),
+        (["--benchmrak"], "did you mean '--benchmark'"),
+        (["--benchmark", "--framework", "fak"], "did you mean 'fake'"),
+        (["--benchmark", "--iterations", "ten", "--framework", "fake"], "Invalid value for '--iterations'"),
+        (["--benchmark", "--framework", "fake", "--fake-no-compile"], "fake has no such configuration"),
+        (["--prompt", "hello", "--iterations", "5"], "add --benchmark"),
+    ],
+)
+def test_wrong_words_in_front_are_refused_alike(cli: Cli, arguments: list[str], message: str) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_terminal_and_words_there_is_help_and_exit_code_2(cli: Cli) -> None:
+    done = cli()
+    assert done.returncode == 2
+    assert "new-engine" in done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")

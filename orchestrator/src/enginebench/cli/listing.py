@@ -15,7 +15,16 @@ from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 
-from .options import DEFAULT_RESULTS, RUN_HELP, OutputOption, ResultsOption, print_result, print_sheet, say
+from .options import (
+    DEFAULT_RESULTS,
+    RUN_HELP,
+    OutputOption,
+    ResultsOption,
+    TimingOption,
+    print_result,
+    print_sheet,
+    say,
+)
 
 
 def engines(output: OutputOption = Output.table) -> None:
@@ -38,6 +47,7 @@ def show(
     run: Annotated[str, typer.Argument(help=RUN_HELP)],
     output: OutputOption = Output.table,
     results: ResultsOption = DEFAULT_RESULTS,
+    timing: TimingOption = False,
     cold_start: Annotated[
         bool, typer.Option("--cold-start", help="what a cold start is made of, time to N tokens, break-even points")
     ] = False,
@@ -49,7 +59,7 @@ def show(
     if cold_start:
         print(cold_start_text(stored.result))
         return
-    print_result(stored.result, output)
+    print_result(stored.result, output, timing)
 
 
 def _configurations(engines: list[dict[str, Any]]) -> Sheet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -31,17 +32,31 @@ from .options import (
     ModelsOption,
     OutputOption,
     ResultsOption,
+    TimingOption,
     Weights,
     WeightsOption,
+    listed,
     print_result,
+    say,
     shown,
 )
 
+QUANTIZE_HELP = "int8 nf4 float16 …: of each engine the configurations that hold the weights so"
+FAIR_HELP = "fair: ranks and verdicts within one precision class; else each engine as it comes out of the box"
+TEMPERATURE_HELP = "of no effect here: a benchmark always takes the likeliest token"
+GREEDY = "a benchmark always takes the likeliest token, so that all engines do the same work; it is for prompt and chat"
 WORKLOAD_HELP = f"{', '.join(named())}, or pp512+tg128@d4096; a list, or several times"
 
 
 def run(
     engines: Annotated[list[str] | None, typer.Argument(help="ENGINE, ENGINE:CONFIGURATION or all")] = None,
+    framework: Annotated[list[str] | None, typer.Option(help="the same, as the original suite called it")] = None,
+    quantize: Annotated[list[str] | None, typer.Option(help=QUANTIZE_HELP)] = None,
+    fair_comparison: Annotated[
+        bool, typer.Option("--fair-comparison/--no-fair-comparison", help=FAIR_HELP, show_default="fair")
+    ] = True,
+    no_compile: Annotated[list[str] | None, typer.Option(help="ENGINE: what was chosen of it, not compiled")] = None,
+    no_half: Annotated[list[str] | None, typer.Option(help="ENGINE: what was chosen of it, in float32")] = None,
     model: ModelsOption = None,
     model_type: Annotated[str | None, typer.Option(help="refuse a file of another type")] = None,
     weights: WeightsOption = Weights.auto,
@@ -60,6 +75,8 @@ def run(
     seed: Annotated[int, typer.Option(help="of prompts and launch order")] = 0,
     results: ResultsOption = DEFAULT_RESULTS,
     output: OutputOption = Output.table,
+    timing: TimingOption = False,
+    temperature: Annotated[float | None, typer.Option(min=0, help=TEMPERATURE_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, run nothing")] = False,
     python: Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")] = None,
     energy: Annotated[bool | None, typer.Option(help="joules per token; default: in presets with verdicts")] = None,
@@ -68,10 +85,14 @@ def run(
     ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
 ) -> None:
     """Benchmark engines side by side: check each against the reference, then time it."""
+    if temperature:
+        say(f"--temperature {temperature:g} has no effect: {GREEDY}")
+    if timing and output is Output.benchstat:
+        raise UsageError("--timing -o benchstat: its lines are launches; for requests take -o jsonl or -o csv")
     chosen_preset = planning.preset(preset, iterations, time_budget, cold)
     default = chosen_preset.workload
     typed = Sweep(
-        engines=tuple(engines or ()),
+        engines=(*(engines or ()), *listed(framework)),
         models=tuple(model or ()),
         workloads=asked_for(workload or [], n_prompt or [], n_gen or [], n_depth or [], default),
         threads=tuple(counts("--threads", threads)) if threads else (),
@@ -92,6 +113,9 @@ def run(
         thread_counts=wanted.threads,
         precisions=wanted.precisions,
         shards=shard,
+        fair=fair_comparison,
+        quantisations=listed(quantize),
+        without=_without({"no-compile": no_compile, "no-half": no_half}),
         energy=chosen_preset.verdicts if energy is None else energy,
     )
     chosen = choose(request)
@@ -105,10 +129,14 @@ def run(
         path = session.execute()
         keep_up(results, rows_of)
     result = read_result(path)
-    print_result(result, output)
+    print_result(result, output, timing)
     print(f"raw data: {shown(path)}", file=sys.stderr)
     if any(case["status"] in ("failed", "invalid") for case in result["cases"]):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _without(options: Mapping[str, list[str] | None]) -> tuple[tuple[str, str], ...]:
+    return tuple((engine, option) for option, texts in options.items() for engine in listed(texts))
 
 
 def _options(texts: list[str]) -> dict[str, dict[str, str]]:

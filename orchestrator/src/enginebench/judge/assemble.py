@@ -26,7 +26,7 @@ from .energy_metrics import energy_metrics
 from .evidence import Evidence
 from .metrics import GATE_FAILED, case_metrics, gate_objection, limit_of
 from .outliers import outliers
-from .plain_case import label
+from .plain_case import class_of, label
 from .quantisation import quantisation_impacts
 from .utilisation import Limit, over_devices
 from .verdicts import Candidate, named_comparisons, pair_comparisons, rank_groups
@@ -94,23 +94,24 @@ def assemble(
     judged = _with_comparisons(bracketed(plausibility.judged(plain)), cases, of_case)
     return {
         **judged,
-        "break_even": _break_even(judged["cases"], [courses.get(facts.case.id, {}) for facts in cases]),
+        "break_even": _break_even(judged, [courses.get(facts.case.id, {}) for facts in cases]),
         "quantisation": msgspec.to_builtins(quantisation_impacts(judged)),
     }
 
 
 def _break_even(
-    cases: Sequence[Mapping[str, Any]], courses: Sequence[Mapping[cold_start.State, Course]]
+    result: Mapping[str, Any], courses: Sequence[Mapping[cold_start.State, Course]]
 ) -> list[dict[str, Any]]:
     """Where one case overtakes another of the same work, in the same start state. Only what stands may be compared."""
-    of_work: dict[tuple[str, str, cold_start.State], list[tuple[str, Course]]] = defaultdict(list)
-    for case, found in zip(cases, courses, strict=True):
+    of_work: dict[tuple[str, str, cold_start.State, str | None], list[tuple[str, Course]]] = defaultdict(list)
+    for case, found in zip(result["cases"], courses, strict=True):
         if case["status"] == "ok" and case["role"] != "instrument":
             for state, course in found.items():
-                of_work[case["model"], case["workload"], state].append((label(case), course))
+                work = case["model"], case["workload"], state, class_of(case, result["plan"])
+                of_work[work].append((label(case), course))
     return [
         {"state": state, "model": model, "workload": workload, **asdict(crossing)}
-        for (model, workload, state), each in of_work.items()
+        for (model, workload, state, _), each in of_work.items()
         for crossing in crossings(each)
     ]
 
@@ -119,8 +120,9 @@ def _with_comparisons(
     result: dict[str, Any], cases: Sequence[CaseFacts], of_case: Mapping[str, list[Launch]]
 ) -> dict[str, Any]:
     """Cases that are not ok are compared with nobody; every pair is asked only where the plan gathers for verdicts."""
+    fair = result["plan"].get("fair_comparison", False)
     good = [
-        Candidate(facts.case, facts.role, of_case[facts.case.id], facts.compares, facts.aa_floors)
+        Candidate(facts.case, facts.role, of_case[facts.case.id], facts.compares, facts.aa_floors, fair)
         for facts, row in zip(cases, result["cases"], strict=True)
         if row["status"] == "ok"
     ]

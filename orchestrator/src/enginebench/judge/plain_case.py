@@ -21,6 +21,11 @@ def _suffix(case: Mapping[str, Any], separator: str) -> str:
     return (f"{separator}t{threads}" if threads else "") + (f"{separator}x{shards}" if shards else "")
 
 
+def class_of(case: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
+    """The precision class within which a fair comparison keeps it; None where all are compared with all."""
+    return case["loaded"]["precision"] if plan.get("fair_comparison") and case["loaded"] else None
+
+
 def memories(case: Mapping[str, Any], plan: Mapping[str, Any]) -> int:
     """Device memories that are read side by side: GPUs have one each, ranks on a processor share theirs."""
     return int(case.get("shards", 1)) if plan.get("device") == "cuda" else 1

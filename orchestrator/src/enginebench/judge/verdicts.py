@@ -1,7 +1,8 @@
 """Which comparisons a run answers, and the groups of cases that they leave undivided.
 
 Every pair of cases that did the same work is asked, in each of three metrics: nobody chose the pairs by looking. One
-metric of one model and workload is a table for Holm's correction. Instruments are compared with nobody.
+metric of one model and workload is a table for Holm's correction. Instruments are compared with nobody, and in a fair
+comparison pairs stay within one precision class: what crosses it has a name, like precision impact.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ class Candidate:
     compares: Mapping[str, str] = field(default_factory=dict)
     aa_floors: Mapping[str, float] = field(default_factory=dict)
     """Metric → what two equal cases were seen to differ by on this machine, as a share."""
+    fair: bool = False
+    """It is compared with those of its own precision class only."""
+
+    @property
+    def precision(self) -> str | None:
+        """As the engine reported it."""
+        return next((launch.loaded.precision for launch in self.launches if launch.loaded), None)
 
     def values(self, metric: str) -> dict[int, float]:
         """Block → the value of its launch."""
@@ -55,7 +63,7 @@ def pair_comparisons(candidates: Sequence[Candidate]) -> list[Comparison]:
     """Every pair of each group in each metric, corrected and decided."""
     return [
         comparison
-        for group in _groups(candidates)
+        for group in _classes(candidates)
         for metric in METRICS
         for comparison in holm([_compared(base, new, metric) for base, new in combinations(group, 2)])
     ]
@@ -80,7 +88,7 @@ def rank_groups(candidates: Sequence[Candidate], comparisons: Sequence[Compariso
     """
     told = {frozenset((c.base, c.new)) for c in comparisons if c.metric == TPOT and c.verdict in ("FASTER", "SLOWER")}
     ranks: dict[str, list[int]] = {}
-    for group in _groups(candidates):
+    for group in _classes(candidates):
         ordered = [c.case.id for c in sorted((c for c in group if c.values(TPOT)), key=_typical)]
         for rank, members in enumerate(_undivided(ordered, told), start=1):
             for id_ in members:
@@ -89,8 +97,17 @@ def rank_groups(candidates: Sequence[Candidate], comparisons: Sequence[Compariso
 
 
 def decode_times(candidates: Sequence[Candidate]) -> list[list[dict[int, float]]]:
-    """For each group of cases that did the same work: block → time per token of each."""
-    return [[candidate.values(TPOT) for candidate in group] for group in _groups(candidates)]
+    """For each group of cases that are compared with each other: block → time per token of each."""
+    return [[candidate.values(TPOT) for candidate in group] for group in _classes(candidates)]
+
+
+def _classes(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    """Cases that are compared with each other: the same work, and in a fair comparison the same precision class."""
+    for group in _groups(candidates):
+        classes: dict[str | None, list[Candidate]] = {}
+        for candidate in group:
+            classes.setdefault(candidate.precision if candidate.fair else None, []).append(candidate)
+        yield from classes.values()
 
 
 def _groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:

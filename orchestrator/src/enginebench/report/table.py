@@ -24,7 +24,7 @@ from enginebench.machine.gates import launch_warnings, noise_warnings
 from enginebench.run.process import printable
 from enginebench.store.result import dumped
 
-from . import marks, quantisation, verdicts
+from . import fairness, marks, quantisation, verdicts
 from .formats import NONE, Sheet, markdown_escaped, markdown_row, rounded
 from .warmup import warmup_remark
 
@@ -162,9 +162,10 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
         for workload in result["plan"]["workloads"]:
             cases = [c for c in result["cases"] if (c["model"], c["workload"]) == (model["name"], workload["name"])]
             notes = Notes()
-            rows = [_row(case, notes) for case in sorted(cases, key=_rank)]
+            ordered = fairness.in_classes(sorted(cases, key=_rank), result["plan"])
+            rows = [_row(case, notes) for case in ordered]
             compared = map(printable, verdicts.verdict_lines(result, model["name"], workload["name"]))
-            above = _above(result, model, workload)
+            above = _above(result, model, workload, ordered)
             yield Section(above, rows, notes.texts, list(compared), _ended(result["plan"]), noise_lines(result))
 
 
@@ -219,7 +220,9 @@ def _last_words(case: dict[str, Any]) -> str:
     return f" | stderr: {' / '.join(lines)}" if lines else ""
 
 
-def _above(result: dict[str, Any], model: dict[str, Any], workload: dict[str, Any]) -> list[str]:
+def _above(
+    result: dict[str, Any], model: dict[str, Any], workload: dict[str, Any], cases: Sequence[dict[str, Any]]
+) -> list[str]:
     plan, environment = result["plan"], result["environment"]
     kind = SYNTHETIC if model["weights"] == "synthetic" else "real weights"
     lines = [
@@ -227,6 +230,8 @@ def _above(result: dict[str, Any], model: dict[str, Any], workload: dict[str, An
         f"{_work_done(workload)}; {_device(plan, environment)}",
         f"{_repetition(plan)}; {environment['date'][:10]}, run {result['run_id']}",
     ]
+    if (fair := fairness.fairness_line(result, cases)) is not None:
+        lines.append(fair)
     if plan["left_out"]:
         lines.append(f"left out: {'; '.join(plan['left_out'])}")
     return [printable(line) for line in lines]

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from enginebench.judge.plain_case import case_id, class_of
+
 TITLES = {"tpot_ns": "decode", "ttft_ns": "prefill", "load_ns": "load", "e2e_ns": "whole request"}
 RANKED = "tpot_ns"
 TURNED = {"FASTER": "SLOWER", "SLOWER": "FASTER"}
@@ -21,7 +23,12 @@ def verdict_lines(result: Row, model: str, workload: str) -> list[str]:
     place = f"/{model}/{workload}"
     verdicts = result["plan"].get("verdicts", False)
     pairs, named = compared(result, model, workload)
-    return [*_pairs(pairs, place), *_named(named, place, verdicts)]
+    return [*_pairs(pairs, place, _classes(result)), *_named(named, place, verdicts)]
+
+
+def _classes(result: Row) -> dict[str, str | None]:
+    """Case id → the precision class within which it was compared; None: with all."""
+    return {case_id(case): class_of(case, result["plan"]) for case in result["cases"]}
 
 
 def compared(result: Row, model: str, workload: str) -> tuple[list[Row], list[Row]]:
@@ -32,9 +39,27 @@ def compared(result: Row, model: str, workload: str) -> tuple[list[Row], list[Ro
 
 
 def against_fastest(pairs: Sequence[Row]) -> list[Row]:
-    """Those with the fastest case in them, it as the base."""
-    best = _fastest(pairs) if pairs else ""
-    return [pair if pair["base"] == best else turned(pair) for pair in pairs if best in (pair["base"], pair["new"])]
+    """Those with the fastest case in them, it as the base; of each class that was compared apart from the others."""
+    return [seen for group in compared_apart(pairs) for seen in _against(fastest(group), group)]
+
+
+def compared_apart(pairs: Sequence[Row]) -> list[list[Row]]:
+    """In a fair comparison no pair crosses a precision class: pairs that share cases are of one class."""
+    groups: list[tuple[set[str], list[Row]]] = []
+    for pair in pairs:
+        ends = {pair["base"], pair["new"]}
+        ids, members = next((group for group in groups if group[0] & ends), (set[str](), list[Row]()))
+        if not ids:
+            groups.append((ids, members))
+        ids |= ends
+        members.append(pair)
+    return [members for _, members in groups]
+
+
+def _against(best: str, pairs: Sequence[Row]) -> Iterator[Row]:
+    for pair in pairs:
+        if best in (pair["base"], pair["new"]):
+            yield pair if pair["base"] == best else turned(pair)
 
 
 def stopping_line(plan: Row) -> str | None:
@@ -101,31 +126,37 @@ def label_at(id_: str, place: str) -> str:
     return id_.replace(place, "").replace("/", " ")
 
 
-def _pairs(pairs: Sequence[Row], place: str) -> Iterator[str]:
-    if not pairs:
-        return
-    yield _heading(pairs)
-    best = _fastest(pairs)
+def _pairs(pairs: Sequence[Row], place: str, classes: Mapping[str, str | None]) -> Iterator[str]:
+    """A class at a time: nothing is said across them."""
+    groups = compared_apart(pairs)
+    for group in groups:
+        name = classes[group[0]["base"]]
+        yield _heading(group, f" within {name}" if name and len(groups) > 1 else "")
+        yield from _told(group, place)
+
+
+def _told(pairs: Sequence[Row], place: str) -> Iterator[str]:
+    best = fastest(pairs)
     against: dict[str, list[str]] = {}
-    for seen in against_fastest(pairs):
+    for seen in _against(best, pairs):
         against.setdefault(seen["new"], []).append(outcome(seen))
     for id_, outcomes in against.items():
         yield f"{label_at(id_, place)} against {label_at(best, place)}: {'; '.join(outcomes)}"
 
 
-def _heading(pairs: Sequence[Row]) -> str:
+def _heading(pairs: Sequence[Row], within: str) -> str:
     deltas = {pair["delta"] for pair in pairs}
     floor = "no A/A floor was measured here" if deltas == {0.01} else "from the A/A floor of this machine"
     least = "/".join(f"{delta:.1%}" for delta in sorted(deltas))
     words = Counter(pair["verdict"] for pair in pairs if pair["metric"] == RANKED)
     told = words["FASTER"] + words["SLOWER"]
     return (
-        f"verdicts: of {words.total()} pairs {told} were told apart in decoding, {words['SAME']} are the same, "
+        f"verdicts{within}: of {words.total()} pairs {told} were told apart in decoding, {words['SAME']} are the same, "
         f"{words['INCONCLUSIVE']} inconclusive (Holm over all pairs; least difference {least}: {floor})"
     )
 
 
-def _fastest(pairs: Sequence[Row]) -> str:
+def fastest(pairs: Sequence[Row]) -> str:
     """The case that more others decode slower than than any other."""
     wins: Counter[str] = Counter()
     for pair in pairs:

@@ -43,6 +43,7 @@ from enginebench.store.result import write_result
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
+from enginebench.workspace.selection import Selection, selected
 
 from .launcher import Launcher
 from .model import Model
@@ -73,6 +74,11 @@ class RunRequest:
     """Only configurations of these; empty: all."""
     shards: int = 1
     """Devices, or ranks on one processor, that share each model."""
+    fair: bool = True
+    """Compare within one precision class; False: each engine as it comes out of the box."""
+    quantisations: tuple[str, ...] = ()
+    without: tuple[tuple[str, str], ...] = ()
+    """As in `workspace.selection`."""
     energy: bool = False
     """Make an energy launch of each case, where anything counts energy."""
 
@@ -82,7 +88,8 @@ def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
     if request.device == "cuda" and default_device() != "cuda":
         raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
     check_devices(request.shards, request.device, device_count(request.device))
-    chosen = discovery.select(request.names, discovery.discover())
+    wish = Selection(request.names, request.fair, request.quantisations, request.without)
+    chosen = selected(wish, discovery.discover())
     if not request.precisions:
         return chosen
     kept = [(i, c) for i, c in chosen if i.role != "engine" or i.configurations[c].precision in request.precisions]
@@ -232,6 +239,7 @@ class Run:
                 case,
                 self.infos[case.id].role,
                 [launch for launch in self.launcher.launches if launch.case.id == case.id],
+                fair=self.request.fair,
             )
             for case in self.plan.cases
             if case.id in costs
@@ -294,6 +302,7 @@ class Run:
         return {
             "preset": self.plan.preset.name,
             "verdicts": self.plan.preset.verdicts,
+            "fair_comparison": self.request.fair,
             "seed": self.plan.seed,
             "device": self.request.device,
             "threads": self.request.threads,

@@ -138,7 +138,7 @@ def _lack(info: EngineInfo, quantisation: str) -> Configuration:
     own = [c.quantisation for c in info.configurations.values() if c.quantisation]
     offer = info.nearest.get(quantisation)
     if offer is None:
-        offers = f"it has {', '.join(dict.fromkeys(own))}" if own else "it quantises nothing"
+        offers = f"it has {', '.join(dict.fromkeys(own))}" if own else "it makes no quantised weights"
     else:
         offers = f"nearest: --quantize {offer}"
     return Configuration(

@@ -1,0 +1,54 @@
+"""Command lines of the original suite, run: what comes out is that of the command they stand for, which is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .conftest import Cli
+from .test_run import Run, case
+
+
+def test_a_benchmark_runs_the_configuration_that_stands_for_each_engine(cli: Cli, tmp_path: Path) -> None:
+    words = ["--benchmark", "--framework", "fake", "--model", "tiny", "--iterations", "3", "--seed", "5"]
+    done = cli(*words, "--preset", "smoke", "--results", str(tmp_path), "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("= enginebench run fake:default --model tiny --iterations 3 --seed 5 --preset smoke")
+    plan = json.loads(done.stdout)["plan"]
+    assert (plan["iterations"], plan["seed"], plan["fair_comparison"]) == (3, 5, True)
+
+
+def test_the_words_are_accepted_after_run_too(run: Run, tmp_path: Path) -> None:
+    words = ["--framework", "fake", "--no-fair-comparison", "--temperature", "0.7", "--iterations", "2"]
+    _, result, told = run(*words)
+    assert len(case(result, "fake:default")["launches"][-1]["requests"]) == 3  # one of them warm-up
+    assert result["plan"]["fair_comparison"] is False
+    assert "--temperature 0.7 has no effect: a benchmark always takes the likeliest token" in told
+    assert json.loads((tmp_path / "runs" / result["run_id"] / "manifest.json").read_text())["command"][1:] == [
+        *words, "--model", "tiny", "--preset", "smoke", "--results", "…/runs", "-o", "json",
+    ]  # fmt: skip
+
+
+def test_an_engine_without_the_quantisation_is_a_row_that_says_so(run: Run) -> None:
+    _, result, _ = run("fake", "--quantize", "int8", "nf4", "--fair-comparison")
+    rows: dict[str, Any] = {c["configuration"]: c for c in result["cases"] if c["engine"] == "fake"}
+    assert {name: row["status"] for name, row in rows.items()} == {"int8": "unavailable", "nf4": "unavailable"}
+    assert rows["nf4"]["reason"] == "no nf4; it makes no quantised weights"
+
+
+def test_timing_prints_every_request(cli: Cli, tmp_path: Path) -> None:
+    small = ["--model", "tiny", "--preset", "smoke", "--results", str(tmp_path)]
+    done = cli("run", "fake", *small, "--iterations", "2", "--timing")
+    assert done.returncode == 0, done.stderr
+    requests = [line.split() for line in done.stdout.splitlines() if line.startswith("fake:default") and "-up" in line]
+    assert [words[1:6] for words in requests] == [["1", "0", "32", "16", "warm-up"]]
+    rows = cli("show", "latest", "--results", str(tmp_path), "--timing", "-o", "jsonl").stdout.splitlines()
+    assert [json.loads(row)["phase"] for row in rows].count("measured") == 4
+
+
+def test_the_version_names_the_commit(cli: Cli) -> None:
+    done = cli("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("enginebench 0.")
+    assert "commit" in done.stdout
