@@ -30,14 +30,14 @@ def small() -> LlamaConfig:
 
 
 def test_weights_and_cache_by_hand(small: LlamaConfig) -> None:
-    matrices = 4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 8 + 10 * 4  # q, k and v, o, gate, up and down, output
-    undivided = 10 * 4 + 3 * 4  # the embedding table, three norms
-    rows = 4 + 2 + 2 + 4 + 8 + 8 + 4 + 10
+    matrices = 4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 8  # q, k and v, o, gate, up and down
+    plain = 2 * 10 * 4 + 3 * 4  # the embedding table and the output matrix, three norms
+    rows = 4 + 2 + 2 + 4 + 8 + 8 + 4
     found = {name: need(small, name, WORKLOAD) for name in ("float32", "16-bit", "int8", "nf4")}
-    assert found["float32"].weights_bytes == 4 * (matrices + undivided) == 4 * small.weight_elements()
-    assert found["16-bit"].weights_bytes == 2 * (matrices + undivided)
-    assert found["int8"].weights_bytes == matrices + 4 * rows + 2 * undivided
-    assert found["nf4"].weights_bytes == int(matrices * 0.5625) + 2 * undivided
+    assert found["float32"].weights_bytes == 4 * (matrices + plain) == 4 * small.weight_elements()
+    assert found["16-bit"].weights_bytes == 2 * (matrices + plain)
+    assert found["int8"].weights_bytes == matrices + 4 * rows + 2 * plain
+    assert found["nf4"].weights_bytes == int(matrices * 0.53125) + 2 * plain
     assert found["float32"].kv_cache_bytes == 192 * 2 * 2 * 4  # positions, keys and values, one head of two, float32
     assert found["nf4"].kv_cache_bytes == 192 * 2 * 2 * 2
     activations = 4 * (128 * (3 * 4 + 4 + 2 * 2 + 2 * 8) + 10)
@@ -46,8 +46,8 @@ def test_weights_and_cache_by_hand(small: LlamaConfig) -> None:
 
 def test_shards_divide_the_matrices_and_the_cache_but_no_head(small: LlamaConfig) -> None:
     whole, half = need(small, "16-bit", WORKLOAD), need(small, "16-bit", WORKLOAD, shards=2)
-    undivided = 2 * (10 * 4 + 3 * 4)
-    assert half.weights_bytes == undivided + (whole.weights_bytes - undivided) // 2
+    plain = 2 * (2 * 10 * 4 + 3 * 4)
+    assert half.weights_bytes == plain + (whole.weights_bytes - plain) // 2
     assert half.kv_cache_bytes == whole.kv_cache_bytes  # one key/value head cannot be halved
     assert half.workspace_bytes == whole.workspace_bytes
 

@@ -21,14 +21,15 @@ from enginebench.report.formats import Output, Sheet
 from enginebench.report.models import Memory, Standing, catalogue_sheet, data_row, fit_sheet, heading
 from enginebench.store.record import Workload
 
+from .group import with_debug
 from .options import OutputOption, print_sheet
 from .pull import pull, remove
 
 DEFAULT_WORKLOAD = planning.preset("quick").workload.name
 
 models = typer.Typer(help=__doc__)
-models.command()(pull)
-models.command()(remove)
+models.command()(with_debug(pull))
+models.command()(with_debug(remove))
 
 
 @models.callback(invoke_without_command=True)

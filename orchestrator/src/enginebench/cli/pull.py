@@ -31,7 +31,7 @@ NameArgument = Annotated[str, typer.Argument(help="a name of the catalogue: engi
 
 def pull(name: NameArgument, yes: YesOption = False) -> None:
     """Download a model; a download that broke off goes on where it ended."""
-    print(download(name, yes=yes))
+    say(f"{name} is in {download(name, yes=yes)}")
 
 
 def download(name: str, *, yes: bool = False) -> Path:

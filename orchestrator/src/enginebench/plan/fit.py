@@ -14,10 +14,11 @@ from enginebench.store.record import Workload
 
 PRECISIONS = ("float32", "16-bit", "int8", "nf4")
 PLAIN_BYTES = {"float32": 4, "16-bit": 2, "int8": 2, "nf4": 2}
-"""Of an element of the embedding table, the norms and the cache."""
-NF4_BYTES = 0.5 + 4 / 64
-"""Half a byte, and a float32 scale for each block of 64 (Dettmers et al. 2023, QLoRA, without double quantisation)."""
-SCALE_BYTES = 4
+"""Of an element of the tables, the norms and the cache: only matrices of the blocks are quantised."""
+MATRIX_BYTES = {"float32": 4.0, "16-bit": 2.0, "int8": 1.0, "nf4": 0.5 + 2 / 64}
+"""Of an element of a matrix. nf4: a float16 peak for each run of 64 (enginebench_models.nf4)."""
+ROW_BYTES = {"int8": 4}
+"""Of a row of a matrix: its float32 scale (enginebench_models.eight_bit)."""
 RUNTIME_BYTES = 1_500_000_000
 """Interpreter, libraries, compiled code: the most that any engine took beside weights and cache was 1.4 GB."""
 LEAST_CONTEXT = 128
@@ -43,7 +44,7 @@ def need(config: LlamaConfig, precision: str, workload: Workload, shards: int = 
     plain = PLAIN_BYTES[precision]
     cache = tokens * config.kv_bytes_per_token(plain)
     return Need(
-        weights_bytes=_undivided_elements(config) * plain + _share(_matrix_bytes(config, precision), shards),
+        weights_bytes=_plain_elements(config) * plain + _share(_matrix_bytes(config, precision), shards),
         kv_cache_bytes=_share(cache, min(shards, config.n_kv_heads)),
         workspace_bytes=RUNTIME_BYTES + _activation_bytes(config, workload.n_sent),
     )
@@ -66,25 +67,16 @@ def exceeds_context(config: LlamaConfig, workload: Workload) -> str:
 
 
 def _matrix_bytes(config: LlamaConfig, precision: str) -> int:
-    """The matrices that a token is multiplied with: those of the blocks, and an output matrix of its own."""
-    elements, rows = _matrix_elements(config), _matrix_rows(config)
-    if precision == "int8":
-        return elements + rows * SCALE_BYTES
-    return int(elements * (NF4_BYTES if precision == "nf4" else PLAIN_BYTES[precision]))
+    """All matrices of all blocks."""
+    elements = config.layer_elements() - 2 * config.dim
+    rows = config.query_dim() + 2 * config.kv_dim() + 2 * config.dim + 2 * config.hidden_dim
+    return config.n_layers * int(elements * MATRIX_BYTES[precision] + rows * ROW_BYTES.get(precision, 0))
 
 
-def _matrix_elements(config: LlamaConfig) -> int:
-    blocks = config.n_layers * (config.layer_elements() - 2 * config.dim)
-    return blocks + (0 if config.tied_embeddings else config.vocab_size * config.dim)
-
-
-def _matrix_rows(config: LlamaConfig) -> int:
-    of_block = config.query_dim() + 2 * config.kv_dim() + 2 * config.dim + 2 * config.hidden_dim
-    return config.n_layers * of_block + (0 if config.tied_embeddings else config.vocab_size)
-
-
-def _undivided_elements(config: LlamaConfig) -> int:
-    return config.vocab_size * config.dim + (2 * config.n_layers + 1) * config.dim
+def _plain_elements(config: LlamaConfig) -> int:
+    """The embedding table, an output matrix of its own, the norms."""
+    tables = 1 if config.tied_embeddings else 2
+    return tables * config.vocab_size * config.dim + (2 * config.n_layers + 1) * config.dim
 
 
 def _activation_bytes(config: LlamaConfig, n_sent: int) -> int:
