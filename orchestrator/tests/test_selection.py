@@ -134,8 +134,6 @@ def test_without_something_an_engine_is_the_base_of_that_comparison(
 
 def test_the_one_that_answers_is_one_that_can_run_here(engines: dict[str, EngineInfo]) -> None:
     both = selected(Selection(quantisations=("int8",)), engines)
-    assert one_able(both, "cpu", several=True) == "broad:int8"
+    assert one_able(both, "cpu") == "broad:int8"
     with pytest.raises(UsageError, match=r"broad:int8: runs on the CPU only; .* narrow:int8: no int8"):
-        one_able(both, "cuda", several=True)
-    with pytest.raises(UsageError, match="name one engine and one quantisation"):
-        one_able(both, "cpu", several=False)
+        one_able(both, "cuda")

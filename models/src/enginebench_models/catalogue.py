@@ -13,9 +13,6 @@ from typing import Any
 from enginebench_models.config import LlamaConfig, RopeScaling
 from enginebench_models.errors import ModelNotFound
 
-STANDARD_MODEL = "llama3-1b"
-"""What is meant where no model is named."""
-
 
 @dataclass(frozen=True)
 class SourceFile:

@@ -16,6 +16,8 @@ from typer.core import TyperGroup
 
 from enginebench.errors import unknown
 
+from .completion import stand_in
+
 DebugOption = Annotated[bool, typer.Option("--debug", help="on a fault, show where it happened")]
 
 
@@ -26,10 +28,21 @@ def group_of(commands: Mapping[str, str]) -> type[TyperGroup]:
         def list_commands(self, _ctx: Any) -> list[str]:
             return list(commands)
 
-        def get_command(self, _ctx: Any, name: str) -> Any:
+        def get_command(self, ctx: Any, name: str) -> Any:
+            return self._completed(name) if ctx.resilient_parsing else self._command(name)
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+            if not ctx.resilient_parsing:
+                return super().resolve_command(ctx, args)
+            return args[0], self._completed(args[0], args[-1]), args[1:]
+
+        def _command(self, name: str) -> Any:
             if name not in commands:
                 raise unknown("command", name, commands)
             return loaded(name, commands[name])
+
+        def _completed(self, name: str, last: str = "") -> Any:
+            return stand_in(name, functools.partial(self._command, name), last) if name in commands else None
 
     return LazyGroup
 

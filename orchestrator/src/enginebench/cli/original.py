@@ -12,15 +12,15 @@ import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NoReturn
 
-from enginebench_models.catalogue import STANDARD_MODEL
 from enginebench_protocol.host import default_device
 
 from enginebench.errors import UsageError, unknown
 from enginebench.workspace.discovery import EngineInfo, find_engine
 from enginebench.workspace.selection import WITHOUT, Selection, fairest, labels, one_able, selected
+
+from .basics import DEFAULT_MODEL
 
 ROOT_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
 """What the root command understands itself."""
@@ -46,8 +46,8 @@ def translated(words: Sequence[str], engines: Engines) -> list[list[str]]:
         return [*pull, [*_benchmark(asked, engines), *rest]]
     _refuse_without_benchmark(asked)
     if asked.prompt is not None:
-        return [*pull, ["prompt", asked.prompt, *_answering(asked, engines), *rest]]
-    return pull or [["chat", *_answering(asked, engines), *rest]]
+        return [*pull, [*_prompt(asked, engines), *_answering(asked), *rest]]
+    return pull or [["chat", *_who(asked, engines), *_answering(asked), *rest]]
 
 
 def spelled_out(words: Sequence[str], engines: Engines) -> list[str]:
@@ -113,7 +113,7 @@ def _refuse_without_benchmark(asked: argparse.Namespace) -> None:
 
 
 def _pull(asked: argparse.Namespace) -> list[str]:
-    return ["models", "pull", asked.model or STANDARD_MODEL]
+    return ["models", "pull", asked.model or DEFAULT_MODEL]
 
 
 def _benchmark(asked: argparse.Namespace, engines: Engines) -> list[str]:
@@ -128,15 +128,33 @@ def _benchmark(asked: argparse.Namespace, engines: Engines) -> list[str]:
     return [*words, *_given(asked, "model", "model_type", "iterations", "shard", "temperature", "seed"), *_flags(asked)]
 
 
-def _answering(asked: argparse.Namespace, engines: Engines) -> list[str]:
-    """Of `chat` and `prompt`: one configuration of an engine, which is named."""
-    names, quantise = _names(asked.framework), _names(asked.quantize)
-    engine: list[str] = []
-    if names or quantise or _without(asked):
-        wish = Selection(names or ("all",), True, quantise, _without(asked))
-        wish = wish if quantise else replace(wish, names=fairest(wish.names, engines))
-        engine = ["--engine", one_able(selected(wish, engines), default_device(), several=not names)]
-    return [*engine, *_given(asked, "model", "model_type", "shard", "temperature", "seed"), *_flags(asked)]
+def _answering(asked: argparse.Namespace) -> list[str]:
+    """Options that `chat` and `prompt` share."""
+    return [*_given(asked, "model", "model_type", "shard", "temperature", "seed"), *_flags(asked)]
+
+
+def _prompt(asked: argparse.Namespace, engines: Engines) -> list[str]:
+    answering = _who(asked, engines)
+    if len(answering) > 1:
+        raise UsageError(f"{', '.join(answering)}: one of them answers a prompt, several answer in a chat")
+    return ["prompt", asked.prompt, *(word for label in answering for word in ("--engine", label))]
+
+
+def _who(asked: argparse.Namespace, engines: Engines) -> list[str]:
+    """The configurations that answer, one for each engine and quantisation; nothing asked: the command chooses."""
+    without, quantise = _without(asked), _names(asked.quantize)
+    names = _names(asked.framework) or tuple(name for name, _ in without) or (("all",) if quantise else ())
+    found = []
+    for name in names:
+        own = name if name == "all" else find_engine(name.partition(":")[0], engines).name
+        of_it = tuple(each for each in without if own in ("all", each[0]))
+        for quantisation in quantise or ("",):
+            if quantisation:
+                wish = Selection((name,), quantisations=(quantisation,), without=of_it)
+            else:
+                wish = Selection(fairest([name], engines), without=of_it)
+            found.append(one_able(selected(wish, engines), default_device()))
+    return list(dict.fromkeys(found))
 
 
 def _names(several: Sequence[str]) -> tuple[str, ...]:

@@ -64,19 +64,17 @@ def labels(chosen: Chosen) -> list[str]:
     return [f"{info.name}:{configuration}" for info, configuration in chosen if info.role != "instrument"]
 
 
-def one_able(chosen: Chosen, device: str, several: bool) -> str:
-    """The label of the one that answers. `several`: any will do; one that is installed, if there is one.
+def one_able(chosen: Chosen, device: str) -> str:
+    """The label of one that can run here, one that is installed if there is any.
 
-    Raises UsageError where none can run here, with the reasons, and where one of several would have to be chosen.
+    Raises UsageError where none can, with the reasons.
     """
-    engines = [(info, name) for info, name in chosen if info.role != "instrument"]
-    if len(engines) > 1 and not several:
-        raise UsageError(f"one of {', '.join(labels(engines))} can answer: name one engine and one quantisation")
-    reasons = {label: unavailable_reason(*pair, device) for label, pair in zip(labels(engines), engines, strict=True)}
-    able = [(info, name) for (info, name), reason in zip(engines, reasons.values(), strict=True) if reason is None]
+    engines = [pair for pair in chosen if pair[0].role != "instrument"]
+    reasons = [unavailable_reason(info, name, device) for info, name in engines]
+    able = [pair for pair, reason in zip(engines, reasons, strict=True) if reason is None]
     if not able:
-        raise UsageError("; ".join(f"{label}: {reason}" for label, reason in reasons.items()))
-    return labels(sorted(able, key=lambda pair: not is_synced(pair[0], extra=pair[0].configurations[pair[1]].extra)))[0]
+        raise UsageError("; ".join(map(": ".join, zip(labels(engines), filter(None, reasons), strict=True))))
+    return labels([min(able, key=lambda pair: not is_synced(pair[0], extra=pair[0].configurations[pair[1]].extra))])[0]
 
 
 def quantisations(engines: Engines) -> list[str]:
