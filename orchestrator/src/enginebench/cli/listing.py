@@ -11,6 +11,7 @@ from enginebench_protocol.host import default_device
 from enginebench.judge.stored_run import read_run
 from enginebench.report.cold_start import cold_start_text
 from enginebench.report.formats import Output, Sheet
+from enginebench.report.profile import kernel_sheet
 from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
@@ -51,13 +52,18 @@ def show(
     cold_start: Annotated[
         bool, typer.Option("--cold-start", help="what a cold start is made of, time to N tokens, break-even points")
     ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="the kernels of its profiled cases")] = False,
 ) -> None:
     """Print the table of an earlier run."""
-    stored = read_run(find_run(run, results))
+    place = find_run(run, results)
+    stored = read_run(place)
     for remark in stored.remarks:
         say(remark)
     if cold_start:
         print(cold_start_text(stored.result))
+        return
+    if profile:
+        print_sheet(kernel_sheet(place if place.is_dir() else place.parent), output)
         return
     print_result(stored.result, output, timing)
 

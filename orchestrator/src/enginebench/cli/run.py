@@ -16,9 +16,11 @@ from enginebench.plan import plan as planning
 from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
 from enginebench.plan.workload import counts, named
 from enginebench.report.formats import Output
+from enginebench.report.profile import kernel_sheet
 from enginebench.run.model import find_models
 from enginebench.run.progress import ProgressBar
 from enginebench.run.run import Run, RunRequest, choose, plan_of
+from enginebench.store import profiles
 from enginebench.store.index import keep_up
 from enginebench.store.result import read_result
 from enginebench.workspace import discovery
@@ -37,6 +39,7 @@ from .options import (
     WeightsOption,
     listed,
     print_result,
+    print_sheet,
     say,
     shown,
 )
@@ -80,6 +83,9 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, run nothing")] = False,
     python: Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")] = None,
     energy: Annotated[bool | None, typer.Option(help="joules per token; default: in presets with verdicts")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="one more launch each, under the engine's profiler")
+    ] = False,
     silence: Annotated[float, typer.Option(min=1, help="seconds an engine may be silent before it is killed")] = 1800.0,
     option: Annotated[list[str] | None, typer.Option(help="ENGINE.NAME=VALUE: a setting that only it has")] = None,
     ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
@@ -117,6 +123,7 @@ def run(
         quantisations=listed(quantize),
         without=_without({"no-compile": no_compile, "no-half": no_half}),
         energy=chosen_preset.verdicts if energy is None else energy,
+        profile=profile,
     )
     chosen = choose(request)
     with ProgressBar() as bar:
@@ -130,6 +137,8 @@ def run(
         keep_up(results, rows_of)
     result = read_result(path)
     print_result(result, output, timing)
+    if profile:
+        print_kernels(path.parent, output)
     print(f"raw data: {shown(path)}", file=sys.stderr)
     if any(case["status"] in ("failed", "invalid") for case in result["cases"]):
         raise typer.Exit(EXIT_FAILED)
@@ -137,6 +146,14 @@ def run(
 
 def _without(options: Mapping[str, list[str] | None]) -> tuple[tuple[str, str], ...]:
     return tuple((engine, option) for option, texts in options.items() for engine in listed(texts))
+
+
+def print_kernels(run: Path, output: Output) -> None:
+    """Only where it does not break what another program reads."""
+    if output in (Output.table, Output.md) and profiles.found(run):
+        print_sheet(kernel_sheet(run), output)
+    folder = shown(run / profiles.FOLDER)
+    print(f"traces, for ui.perfetto.dev or chrome://tracing: {folder}", file=sys.stderr)
 
 
 def _options(texts: list[str]) -> dict[str, dict[str, str]]:

@@ -1,9 +1,9 @@
 """One launch: spawn the engine, say hello, load, ask, shut down, and write down what happened.
 
-Four kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits
+Five kinds. A `check` launch admits a case: memory is sampled from outside over load and two requests, then the logits
 of the fidelity probe are taken; nothing of it counts as speed. A `timed` launch has no observer but the clock. A `cold`
 launch is a timed one that found its model on the disk alone, and ends with its warm-up. An `energy` launch counts
-joules over requests whose time counts for nothing.
+joules over requests whose time counts for nothing, a `profile` launch runs one under the engine's own profiler.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from enginebench.machine.energy import Meter
 from enginebench.machine.gates import doubts
 from enginebench.machine.memory_pass import MemoryPass
 from enginebench.machine.pages import disk_read_bytes
+from enginebench.machine.timeline import MemoryTimeline
 from enginebench.machine.watch import LaunchWatch, Watch
+from enginebench.store import profiles
 from enginebench.store.record import (
     CLOCKS_DISAGREE,
     PROBE_PREFILL,
@@ -57,6 +59,8 @@ from .repeated import ask_again
 
 Say = Callable[[str], None]
 HELLO_SECONDS = 180.0
+PROFILED_TOKENS = 16
+"""A trace of more says nothing new, and takes long to open."""
 CHECK_REQUESTS = 2
 """The first pays for compilation; the second tells how long a request takes (the pilot of the schedule)."""
 
@@ -89,6 +93,8 @@ class LaunchOrder:
     """What was found just before the spawn."""
     meter: Meter | None = None
     """Of an energy launch."""
+    profile_folder: Path | None = None
+    """Where a profile launch leaves its traces."""
 
 
 @dataclass
@@ -188,6 +194,8 @@ def _converse(order: LaunchOrder, child: ChildProcess, nonce: str, scratch: Path
         _check(order, client, child, scratch, say, draft)
     elif order.kind == "energy":
         _energy(order, client, child, scratch, say, draft)
+    elif order.kind == "profile":
+        _profile(order, client, child, scratch, say, draft)
     else:
         _timed(order, client, child, scratch, say, draft)
     draft.stage = "shutdown"
@@ -257,6 +265,27 @@ def _energy(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Pa
     draft.facts["energy"] = energy_pass.measure(order.meter, ask, n_sent, n_gen)
     if draft.watch is not None:
         draft.watch.end(child.pid)
+
+
+def _profile(order: LaunchOrder, client: Client, child: ChildProcess, scratch: Path, say: Say, draft: _Draft) -> None:
+    """One request that compiles, one under the profiler; memory is sampled all the while."""
+    assert order.profile_folder is not None
+    n_sent, n_gen = order.case.workload.tokens_of("measured")
+    with MemoryTimeline(child.pid) as timeline:
+        with timeline.span("load"):
+            _load(order, client, scratch, say, draft)
+        with timeline.span("first request"):
+            _request(order, client, child, 0, "warm-up", draft)
+        say("profiled request")
+        draft.stage = "profile"
+        prompt = pack_ids(prompt_ids(order.seed, 1, n_sent, draft.facts["loaded"].vocab_size))
+        with timeline.span("profiled request"):
+            profiled = client.profile(prompt, min(n_gen, PROFILED_TOKENS), order.silence_seconds)
+    try:
+        profiles.keep(profiled.files, scratch, order.profile_folder)
+    except profiles.BadProfile as error:
+        raise _WrongOutput(str(error)) from None
+    timeline.write(order.profile_folder / profiles.MEMORY)
 
 
 def _load(order: LaunchOrder, client: Client, scratch: Path, say: Say, draft: _Draft) -> None:

@@ -19,6 +19,7 @@ from enginebench.judge.reference_weights import BadWeights, ReferenceWeights, So
 from enginebench.machine.energy import Counters, Meter
 from enginebench.machine.watch import Watch
 from enginebench.plan.schedule import Fit
+from enginebench.store import profiles
 from enginebench.store.journal import Journal
 from enginebench.store.record import (
     PROBE_DECODE,
@@ -59,6 +60,8 @@ class Launcher:
     counters: Counters
     bar: ProgressBar
     watchdog: Watchdog
+    folder: Path
+    """Of the run."""
     journal: Journal
     launches: list[Launch] = field(default_factory=list)
     weights: ReferenceWeights = field(default_factory=ReferenceWeights)
@@ -86,6 +89,7 @@ class Launcher:
             watch=self.watch,
             start_state=self._start_state(case, kind),
             meter=Meter(self.counters.found) if kind == "energy" else None,
+            profile_folder=profiles.folder_of(self.folder, case.id) if kind == "profile" else None,
         )
         judge = self._judge_of(model, order.cache) if judged else None
         launch = run_launch(order, self.interpreter_of(case), self.bar.say, self.watchdog, judge)
@@ -157,7 +161,7 @@ class Launcher:
                 self.weights.give_back()
                 checkpoint.give_back()  # pages that we map too would count half in the engine's PSS
                 return None
-            case "energy":
+            case "energy" | "profile":
                 return None
 
     def _files(self, case: Case) -> list[Path]:

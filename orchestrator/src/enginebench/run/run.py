@@ -81,6 +81,8 @@ class RunRequest:
     """As in `workspace.selection`."""
     energy: bool = False
     """Make an energy launch of each case, where anything counts energy."""
+    profile: bool = False
+    """Make a profile launch of each case whose engine has a profiler."""
 
 
 def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
@@ -193,6 +195,7 @@ class Run:
         self._timed_blocks(costs, started)
         self._energy_pass([case for case in runnable if case.id in costs])
         self._cold_blocks(costs, started)
+        self._profile_pass([case for case in runnable if case.id in costs])
 
     def _fit(self, costs: list[Cost], started: float) -> Fit:
         budget = self.request.preset.time_budget_seconds
@@ -259,6 +262,15 @@ class Run:
             self.bar.begin(f"energy  {self.launcher.shown(case)}", number, len(cases))
             self._launch(case, "energy", 0, number)
 
+    def _profile_pass(self, cases: list[Case]) -> None:
+        """One launch of each case, where it was asked for and its engine has a profiler."""
+        for number, case in enumerate(cases if self.request.profile else ()):
+            if self.infos[case.id].profiles:
+                self.bar.begin(f"profile  {self.launcher.shown(case)}", number, len(cases))
+                self._launch(case, "profile", 0, number)
+            elif self.infos[case.id].role == "engine":
+                self.bar.note(f"{self.launcher.shown(case)}: this engine has no profiler")
+
     def _cold_blocks(self, costs: dict[str, Cost], started: float) -> None:
         """Last, so that evicting the models disturbs no timed launch. Their orders go on where the timed blocks end."""
         wanted, budget = self.request.preset.cold_launches, self.request.preset.time_budget_seconds
@@ -288,6 +300,7 @@ class Run:
             counters=self.counters,
             bar=self.bar,
             watchdog=watchdog,
+            folder=self.folder,
             journal=journal,
         )
 

@@ -35,7 +35,7 @@ FailureReason = Literal[
 CLOCKS_DISAGREE = "engine's and parent's clocks disagree"
 """How the doubt of that kind begins."""
 
-Kind = Literal["check", "timed", "cold", "energy"]
+Kind = Literal["check", "timed", "cold", "energy", "profile"]
 Phase = Literal["warm-up", "measured", "depth"]
 
 

@@ -110,7 +110,7 @@ TABLES = (
         (
             RUN,
             CASE,
-            Column("kind", "VARCHAR", "timed; check, cold and energy never count as speed"),
+            Column("kind", "VARCHAR", "timed; check, cold, energy and profile never count as speed"),
             Column("block", "INTEGER", "which block"),
             Column("position", "INTEGER", "place in the block"),
             Column("started_at", "TIMESTAMP", "UTC"),

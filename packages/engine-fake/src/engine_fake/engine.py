@@ -7,9 +7,11 @@ or fault is known beforehand.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from array import array
 from collections.abc import Iterator, Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -78,6 +80,15 @@ class FakeEngine(Engine):
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         raise EngineFailure("unsupported", "engine-fake has no model, hence no logits")
+
+    def profile(self, prompt: array[int], n_gen: int, folder: Path) -> Mapping[str, Path]:
+        """A trace of one kernel, called once for each token and as long as the script lets a token take."""
+        kernel = {"ph": "X", "cat": "kernel", "name": "token", "pid": 0, "tid": 0}
+        ends = accumulate(self._script.delays_ns(n_gen, self._n_requests, False, self._pace, self._seed), initial=0)
+        events = [{**kernel, "ts": a / 1e3, "dur": (b - a) / 1e3} for a, b in pairwise(ends)]
+        path = folder / "trace.json"
+        path.write_text(json.dumps({"traceEvents": events}))
+        return {path.name: path}
 
     def memory(self) -> MemoryAccount:
         return MemoryAccount(weights_bytes=len(self._held), kv_cache_bytes=0)

@@ -118,6 +118,15 @@ class TinygradEngine(Engine):
             logits[row] = graphs.decode(tokens[position], position).read_logits()
         return logits.data
 
+    def profile(self, prompt: array[int], n_gen: int, folder: Path) -> Mapping[str, Path]:
+        graphs = self._ready(prompt, len(prompt) + n_gen - 1)
+        from engine_tinygrad import profiling
+
+        try:
+            return profiling.traced(graphs, prompt, n_gen, folder)
+        except profiling.NothingRecorded as error:
+            raise EngineFailure("unsupported", str(error)) from None
+
     def memory(self) -> MemoryAccount:
         graphs = self._loaded()
         from engine_tinygrad import account

@@ -33,6 +33,7 @@ class Decoder:
         self.device = model.norm.device
         self.positions = torch.arange(n_ctx, device=self.device)
         # CUDA graphs replay fixed shapes; elsewhere the window grows with the sequence, under one graph for all sizes.
+        self.compiled = compiled
         self.fixed_shapes = compiled and self.device.type == "cuda"
         self.step = step
         if compiled:

@@ -92,6 +92,11 @@ class TorchEngine(Engine):
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         return self._ready(tokens, len(tokens)).score(tokens, n_prefill).data
 
+    def profile(self, prompt: array[int], n_gen: int, folder: Path) -> Mapping[str, Path]:
+        from engine_torch.profiling import traced
+
+        return traced(self._ready(prompt, len(prompt) + n_gen - 1), prompt, n_gen, folder)
+
     def memory(self) -> MemoryAccount:
         model = self._loaded().model
         peak = torch.cuda.max_memory_allocated() if model.norm.is_cuda else None
