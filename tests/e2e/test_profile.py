@@ -1,4 +1,4 @@
-"""`--profile` from start to end, with the engine of known speed."""
+"""`--profile` and `--debug` from start to end, with the engine of known speed."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def test_a_profiled_run_keeps_traces_and_shows_the_kernels(tmp_path: Path) -> No
     shown = CliRunner().invoke(command_line(), ["show", "latest", "--profile", "-o", "json", *results])
     (row,) = json.loads(shown.stdout)
     assert (row["kernel"], row["calls"], row["share %"]) == ("token", 8, pytest.approx(100))
+
+
+def test_debug_shows_the_frames_and_what_the_engine_writes(tmp_path: Path) -> None:
+    words = ["run", "fake:memory", "--model", "tiny", "--preset", "smoke", "-n", "8", "--results", str(tmp_path)]
+    done = CliRunner().invoke(command_line(), [*words, "--debug"])
+    lines = done.stderr.splitlines()
+    sent = [line.split()[1] for line in lines if line.strip().startswith("< ")]
+    assert {"load", "generate", "memory", "unload", "shutdown"} <= set(sent)
+    assert any(line.startswith("engine > loaded id=1 ") for line in lines)
+    quiet = CliRunner().invoke(command_line(), words)
+    assert "generate" not in quiet.stderr

@@ -18,10 +18,10 @@ from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids
 from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import ProtocolError
-from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Event, Loaded, Progress, Token
 
 from enginebench.machine.memory import read_tree
+from enginebench.run.overheard import stream_of
 from enginebench.run.process import ChildProcess, Watchdog
 from enginebench.workspace.environment import Interpreter, kernel_cache
 
@@ -76,8 +76,10 @@ class LivingEngine:
         interpreter: Interpreter,
         watchdog: Watchdog | None = None,
         spared: Callable[[], Collection[int]] = tuple,
+        tell: Say | None = None,
     ) -> None:
-        """`spared`: the pids of other engines that live, which the end of this one leaves alone."""
+        """`spared`: the pids of other engines that live, which the end of this one leaves alone. `tell`: hears every
+        frame and every line of stderr."""
         self.choice = choice
         self.loaded: Loaded | None = None
         self._spared = spared
@@ -87,11 +89,11 @@ class LivingEngine:
         command = interpreter.command(choice.info.module, self._nonce)
         self._stage = "spawn"
         try:
-            self._child = ChildProcess(command, environment, Path(self._scratch.name), watchdog)
+            self._child = ChildProcess(command, environment, Path(self._scratch.name), watchdog, tell)
         except OSError as error:
             self._scratch.cleanup()
             raise EngineDied(str(error), []) from None
-        self._client = Client(FrameStream(self._child.read_fd, self._child.write_fd))
+        self._client = Client(stream_of(self._child.read_fd, self._child.write_fd, tell))
         self.stamps = Stamps(self._child.started_ns)
 
     def load(self, model: Path, n_ctx: int, device: str, threads: int, say: Say) -> Loaded:

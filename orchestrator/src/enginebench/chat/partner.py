@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Partner:
         if self.engine is None:
             info, extra = self.choice.info, self.choice.extra
             interpreter = environment.startable(info, self.settings.overrides, self._say, extra=extra)
-            self.engine = LivingEngine(self.choice, interpreter, self._watchdog, self._spared)
+            tell = _to_stderr if self.settings.debug else None
+            self.engine = LivingEngine(self.choice, interpreter, self._watchdog, self._spared, tell)
 
     def ready(self, model: SpokenModel, n_ctx: int) -> LivingEngine:
         """Raises EngineFailure or EngineDied where it does not load."""
@@ -125,3 +127,7 @@ class Partner:
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.close()
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from enginebench.chat.terminal import Terminal
 from enginebench.errors import UsageError
 
 from . import talking
-from .basics import DEFAULT_MODEL, EXIT_FAILED, Device, ModelOption, Weights, WeightsOption
+from .basics import DEFAULT_MODEL, EXIT_FAILED, DebugOption, Device, ModelOption, Weights, WeightsOption
 
 
 def chat(
@@ -32,7 +32,7 @@ def chat(
     threads: talking.ThreadsOption = None,
     device: Device = Device.auto,
     python: talking.PythonOption = None,
-    debug: talking.DebugOption = False,
+    debug: DebugOption = False,
 ) -> None:
     """Talk to a model through an engine; Ctrl-C stops an answer, Ctrl-D ends."""
     names = engines or []

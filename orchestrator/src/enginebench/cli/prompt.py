@@ -19,7 +19,7 @@ from enginebench.errors import UsageError
 from enginebench.report.turn import NO_TEMPLATE, meaningless
 
 from . import talking
-from .basics import DEFAULT_MODEL, EXIT_FAILED, Device, ModelOption, Weights, WeightsOption, say
+from .basics import DEFAULT_MODEL, EXIT_FAILED, DebugOption, Device, ModelOption, Weights, WeightsOption, say
 
 
 def prompt(
@@ -36,7 +36,7 @@ def prompt(
     threads: talking.ThreadsOption = None,
     device: Device = Device.auto,
     python: talking.PythonOption = None,
-    debug: talking.DebugOption = False,
+    debug: DebugOption = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, everything else to stderr."""
     settings = talking.settings(model, weights, temperature, seed, n_gen, n_ctx, plain, threads, device, python, debug)

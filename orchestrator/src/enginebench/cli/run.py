@@ -25,6 +25,7 @@ from enginebench.store.index import keep_up
 from enginebench.store.result import read_result
 from enginebench.workspace import discovery
 
+from .basics import DebugOption
 from .dry_run import print_plan
 from .options import (
     DEFAULT_MODEL,
@@ -86,6 +87,7 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="one more launch each, under the engine's profiler")
     ] = False,
+    debug: DebugOption = False,
     silence: Annotated[float, typer.Option(min=1, help="seconds an engine may be silent before it is killed")] = 1800.0,
     option: Annotated[list[str] | None, typer.Option(help="ENGINE.NAME=VALUE: a setting that only it has")] = None,
     ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
@@ -124,6 +126,7 @@ def run(
         without=_without({"no-compile": no_compile, "no-half": no_half}),
         energy=chosen_preset.verdicts if energy is None else energy,
         profile=profile,
+        debug=debug,
     )
     chosen = choose(request)
     with ProgressBar() as bar:

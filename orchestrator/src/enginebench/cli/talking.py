@@ -26,7 +26,6 @@ NCtxOption = Annotated[int | None, typer.Option(min=2, help="positions to hold",
 PlainOption = Annotated[bool, typer.Option("--plain", help="the text as it stands, without the model's chat template")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="default: all of this machine")]
 PythonOption = Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="what the engine wrote to stderr, and stack traces")]
 
 
 def settings(

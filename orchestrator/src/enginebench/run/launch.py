@@ -27,7 +27,6 @@ from enginebench_protocol.errors import (
     ProtocolError,
     StreamClosed,
 )
-from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Event, Generated, Loaded, Progress
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
@@ -54,6 +53,7 @@ from enginebench.store.record import (
 from enginebench.workspace.environment import Interpreter
 
 from . import energy_pass
+from .overheard import stream_of
 from .process import ChildProcess, Watchdog
 from .repeated import ask_again
 
@@ -93,6 +93,8 @@ class LaunchOrder:
     """What was found just before the spawn."""
     meter: Meter | None = None
     """Of an energy launch."""
+    tell: Callable[[str], None] | None = None
+    """Hears every frame and every line of stderr; None: nobody does."""
     profile_folder: Path | None = None
     """Where a profile launch leaves its traces."""
 
@@ -156,7 +158,7 @@ def _attempt(
     nonce = secrets.token_hex(16)
     environment = {**interpreter.environment, "TMPDIR": str(scratch)}
     try:
-        child = ChildProcess(interpreter.command(order.module, nonce), environment, scratch, watchdog)
+        child = ChildProcess(interpreter.command(order.module, nonce), environment, scratch, watchdog, order.tell)
     except OSError as not_started:
         return Failure(reason="spawn-failed", message=str(not_started), stage="spawn")
     if order.kind == "check":
@@ -185,7 +187,7 @@ class _WrongOutput(Exception):
 
 
 def _converse(order: LaunchOrder, child: ChildProcess, nonce: str, scratch: Path, say: Say, draft: _Draft) -> None:
-    client = Client(FrameStream(child.read_fd, child.write_fd))
+    client = Client(stream_of(child.read_fd, child.write_fd, order.tell))
     draft.stage = "hello"
     hello = client.hello(order.case.engine, nonce, HELLO_SECONDS)
     draft.facts["interpreter_ns"] = hello.t_begin_ns - child.started_ns if hello.t_begin_ns else None

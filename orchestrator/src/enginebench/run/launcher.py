@@ -63,6 +63,8 @@ class Launcher:
     folder: Path
     """Of the run."""
     journal: Journal
+    tell: Callable[[str], None] | None = None
+    """LaunchOrder.tell"""
     launches: list[Launch] = field(default_factory=list)
     weights: ReferenceWeights = field(default_factory=ReferenceWeights)
 
@@ -89,6 +91,7 @@ class Launcher:
             watch=self.watch,
             start_state=self._start_state(case, kind),
             meter=Meter(self.counters.found) if kind == "energy" else None,
+            tell=self.tell,
             profile_folder=profiles.folder_of(self.folder, case.id) if kind == "profile" else None,
         )
         judge = self._judge_of(model, order.cache) if judged else None

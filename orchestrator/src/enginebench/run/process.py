@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -79,9 +79,14 @@ class ChildProcess:
     """One running engine and the pipes to it. Close it, whatever happens; `close` is the kill ladder."""
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, watchdog: Watchdog | None = None
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        watchdog: Watchdog | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
-        """Raises OSError if the program cannot be started."""
+        """`tell`: hears each line of stderr. Raises OSError if the program cannot be started."""
         self.started_ns = time.perf_counter_ns()
         self.popen = subprocess.Popen(
             command,
@@ -95,6 +100,7 @@ class ChildProcess:
         assert self.popen.stdin and self.popen.stdout and self.popen.stderr
         self.read_fd = self.popen.stdout.fileno()
         self.write_fd = self.popen.stdin.fileno()
+        self._tell = tell
         self._watchdog = watchdog
         if watchdog is not None:
             watchdog.guard(self.pid)
@@ -150,6 +156,8 @@ class ChildProcess:
         for raw in iter(lambda: stderr.readline(STDERR_LINE_BYTES), b""):
             line = printable(raw.decode("utf-8", "replace").rstrip("\n"))
             (self._head if len(self._head) < STDERR_HEAD_LINES else self._tail).append(line)
+            if self._tell is not None:
+                self._tell(f"stderr | {line}")
 
 
 def printable(text: str) -> str:

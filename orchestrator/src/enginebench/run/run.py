@@ -83,6 +83,8 @@ class RunRequest:
     """Make an energy launch of each case, where anything counts energy."""
     profile: bool = False
     """Make a profile launch of each case whose engine has a profiler."""
+    debug: bool = False
+    """Show what passes between us and the engines, and what they write to stderr."""
 
 
 def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
@@ -301,6 +303,7 @@ class Run:
             bar=self.bar,
             watchdog=watchdog,
             folder=self.folder,
+            tell=self.bar.note if request.debug else None,
             journal=journal,
         )
 
