@@ -48,6 +48,10 @@ test-engine NAME *ARGS:
 conform NAME *ARGS:
     @{{ uv }} run enginebench conform "$@"
 
+# a Chromium without root, for the tests that look at the report
+browser:
+    {{ uv }} run --group browser python orchestrator/tests/browser/install.py
+
 # measure this benchmark itself: writes docs/selfbench.md
 selfbench *ARGS:
     {{ uv }} run python tests/selfbench/run.py "$@"

@@ -169,6 +169,23 @@ def test_two_runs_are_compared_with_verdicts_and_other_machines_are_refused(larg
     assert "these runs cannot be compared: other machine" in Seen(page_of(large, other)).text
 
 
+def test_quantising_is_shown_where_it_was_and_only_there(reference: dict[str, Any]) -> None:
+    name = "torch:{}/llama3-1b/pp128+tg64"
+    impact = {
+        "new": name.format("q8"), "base": name.format("half"), "weights_bytes": 1_300_000_000, "reasons": [],
+        "base_weights_bytes": 2_500_000_000, "read_bytes_per_token": 1_300_000_000, "decode_ratio": 1.6,
+        "base_read_bytes_per_token": 2_500_000_000, "decode_interval_95": [1.5, 1.7], "mean_kld": 0.0021,
+    }  # fmt: skip
+    alone = {**impact, "base": None, "decode_ratio": None, "reasons": ["its unquantised case was not run"]}
+    text = Seen(page_of({**reference, "quantisation": [impact]})).text
+    assert "torch:q8: 1.60x [1.50, 1.70] the speed, KLD 2.1e-03" in text
+    assert "no quantised case of this run stands" not in text
+    text = Seen(page_of({**reference, "quantisation": [alone]})).text
+    assert "no quantised case has an unquantised one beside it" in text
+    assert "torch:q8: its unquantised case was not run" in text
+    assert "no quantised case of this run stands" in Seen(page_of(reference)).text
+
+
 HOSTILE = (
     "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>]]>&#x3c;\"'<svg onload=alert(3)>$\\frac{"
 )

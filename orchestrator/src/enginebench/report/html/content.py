@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from enginebench.judge.rows import machine_of
 from enginebench.judge.stored_run import StoredRun
-from enginebench.report import table
+from enginebench.report import quantisation, table
 from enginebench.report.formats import NONE, Sheet, shown
 from enginebench.report.plots import bars, courses, ratios, roofline, stacks
+from enginebench.report.plots import quantisation as quantised
 from enginebench.report.plots.drawing import Lack, Plot
 
 
@@ -56,7 +57,8 @@ class RunContent:
     words: str
     remarks: Sequence[str]
     chapters: Sequence[Chapter]
-    environment: Part = field(repr=False)
+    parts: Sequence[Part]
+    """Of the whole run."""
 
 
 def content(run: StoredRun) -> RunContent:
@@ -68,7 +70,7 @@ def content(run: StoredRun) -> RunContent:
         Chapter(f"{model}, {workload}", list(_parts(result, model, workload, section)))
         for (model, workload), section in zip(works, table.sections(result), strict=True)
     ]
-    return RunContent(run.run_id, words, run.remarks, chapters, _environment(result))
+    return RunContent(run.run_id, words, run.remarks, chapters, [_quantised(result), _environment(result)])
 
 
 def _parts(result: dict[str, Any], model: str, workload: str, section: table.Section) -> Iterator[Part]:
@@ -103,6 +105,19 @@ def _of_section(section: table.Section) -> Grid:
         rows=[[*(row[index] for index in used), row[-1]] for row in section.rows],
         left=[*(column.left for column in columns), True],
         notes=section.notes,
+    )
+
+
+def _quantised(result: dict[str, Any]) -> Part:
+    rows = quantisation.quantisation_rows(result)
+    left = [number < 2 for number in range(len(quantisation.HEADS))]
+    return Part(
+        anchor="quantisation",
+        title="Quantisation impact",
+        note="quantisation",
+        grids=[Grid("Quantised cases", quantisation.HEADS, rows, left)] if rows else (),
+        figures=[quantised.plot(result)],
+        below=[*quantisation.remarks(result), quantisation.LEGEND] if rows else (),
     )
 
 

@@ -60,8 +60,8 @@ NOTES = {
     ),
     "quantisation": Note(
         "Quantisation impact",
-        "The quantised configuration against the one that differs in nothing else: bytes of the weights, speed, and "
-        "how far the answers moved from the float32 reference.",
+        "A quantised configuration against the one that differs in nothing else: bytes of the weights, speed, and how "
+        "far its answers moved from a float32 reference of the weights before quantising.",
     ),
     "verdicts": Note(
         "Verdicts",

@@ -37,12 +37,16 @@ class Report:
     def plots(self) -> Iterator[tuple[str, Plot]]:
         """A name for each, which no other has, and the plot."""
         for part in self.comparisons:
-            yield from ((f"{part.anchor}-{plot.name}", plot) for plot in part.figures if isinstance(plot, Plot))
+            yield from _plots(part.anchor, [part])
         for number, run in enumerate(self.runs, start=1):
+            yield from _plots(f"run{number}", run.parts)
             for index, chapter in enumerate(run.chapters, start=1):
-                for part in chapter.parts:
-                    shown = (plot for plot in part.figures if isinstance(plot, Plot))
-                    yield from ((f"run{number}-work{index}-{plot.name}", plot) for plot in shown)
+                yield from _plots(f"run{number}-work{index}", chapter.parts)
+
+
+def _plots(prefix: str, parts: Sequence[Part]) -> Iterator[tuple[str, Plot]]:
+    plots = (figure for part in parts for figure in part.figures if isinstance(figure, Plot))
+    return ((f"{prefix}-{plot.name}", plot) for plot in plots)
 
 
 def report(runs: Sequence[StoredRun]) -> Report:

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
-HERE = Path(__file__).parent
-UNPACKED = HERE / "node_modules" / ".chromium" / "chromium"
-"""Where `just browser` puts the one that comes with a package of npm."""
+MODULES = Path(__file__).parent / "node_modules"
+UNPACKED = MODULES / ".chromium"
+"""Where `just browser` puts the one that comes with a package of npm, its libraries and a font beside it."""
 ARGUMENTS = (
     "--headless",
     "--no-sandbox",  # pages are our own, and tests may run as root
@@ -42,7 +42,7 @@ def find_chromium() -> Path | None:
     on_path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if on_path:
         return Path(on_path)
-    return UNPACKED if UNPACKED.is_file() else None
+    return UNPACKED / "chromium" if (UNPACKED / "chromium").is_file() else None
 
 
 class Page:
@@ -124,23 +124,34 @@ class Page:
 @contextlib.contextmanager
 def opened(chromium: Path, profile: Path) -> Iterator[Page]:
     """A browser with one tab, which is gone afterwards with all its children."""
-    browser_reads, we_write = os.pipe()
-    we_read, browser_writes = os.pipe()
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}', "sh", str(chromium), *ARGUMENTS,
-         f"--user-data-dir={profile}"],
-        pass_fds=(browser_reads, browser_writes),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+    browser_reads, we_write = map(_high, os.pipe())
+    we_read, browser_writes = map(_high, os.pipe())
+    beside = {"LD_LIBRARY_PATH": str(UNPACKED / "lib")} if chromium.parent == UNPACKED else {}
+    pid = os.posix_spawn(
+        chromium,
+        [str(chromium), *ARGUMENTS, f"--user-data-dir={profile}"],
+        {**os.environ, **beside},
+        file_actions=[
+            *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
+            (os.POSIX_SPAWN_DUP2, browser_reads, 3),
+            (os.POSIX_SPAWN_DUP2, browser_writes, 4),
+        ],
+        setpgroup=0,
+    )
     os.close(browser_reads)
     os.close(browser_writes)
     try:
         yield Page(we_write, we_read)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         os.close(we_write)
         os.close(we_read)
+
+
+def _high(fd: int) -> int:
+    """Out of the way of 3 and 4; not inherited."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(fd)
+    return moved
