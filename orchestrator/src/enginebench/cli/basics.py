@@ -24,9 +24,7 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-DebugOption = Annotated[
-    bool, typer.Option("--debug", help="protocol frames, engines' stderr, where a fault happened")
-]
+DebugOption = Annotated[bool, typer.Option("--debug", help="protocol frames, engines' stderr, where a fault happened")]
 ModelOption = Annotated[str, typer.Option(help="catalogue name, model file or directory")]
 WeightsOption = Annotated[Weights, typer.Option(help="auto: real files where there are any, else synthetic")]
 

@@ -141,20 +141,24 @@ def _prompt(asked: argparse.Namespace, engines: Engines) -> list[str]:
 
 
 def _who(asked: argparse.Namespace, engines: Engines) -> list[str]:
-    """The configurations that answer, one for each engine and quantisation; nothing asked: the command chooses."""
+    """What answers: nothing named, or an engine alone, leaves it to the command to choose."""
     without, quantise = _without(asked), _names(asked.quantize)
     names = _names(asked.framework) or tuple(name for name, _ in without) or (("all",) if quantise else ())
-    found = []
-    for name in names:
-        own = name if name == "all" else find_engine(name.partition(":")[0], engines).name
-        of_it = tuple(each for each in without if own in ("all", each[0]))
-        for quantisation in quantise or ("",):
-            if quantisation:
-                wish = Selection((name,), quantisations=(quantisation,), without=of_it)
-            else:
-                wish = Selection(fairest([name], engines), without=of_it)
-            found.append(one_able(selected(wish, engines), default_device()))
-    return list(dict.fromkeys(found))
+    if not (without or quantise):
+        return [name if ":" in name else find_engine(name, engines).name for name in names]
+    wishes = [wish for name in names for wish in _wishes(name, quantise, without, engines)]
+    return list(dict.fromkeys(one_able(selected(wish, engines), default_device()) for wish in wishes))
+
+
+def _wishes(
+    name: str, quantise: Sequence[str], without: tuple[tuple[str, str], ...], engines: Engines
+) -> list[Selection]:
+    """One for each configuration that is to answer."""
+    own = name if name == "all" else find_engine(name.partition(":")[0], engines).name
+    of_it = tuple(each for each in without if own in ("all", each[0]))
+    if quantise:
+        return [Selection((name,), quantisations=(quantisation,), without=of_it) for quantisation in quantise]
+    return [Selection(fairest([name], engines), without=of_it)]
 
 
 def _names(several: Sequence[str]) -> tuple[str, ...]:
