@@ -68,6 +68,11 @@ torture-wire *ARGS:
 selftest *ARGS:
     @{{ uv }} run enginebench selftest "$@"
 
+# the documentation as a site, in docs/site/; a broken link is an error
+docs:
+    @{{ uv }} run python -m sphinx -q -W --keep-going -c docs -b html . docs/site
+    @echo docs/site/docs/index.html
+
 # lint, types, architecture, pins, host names
 check:
     {{ uv }} run python tests/check.py

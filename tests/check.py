@@ -26,6 +26,9 @@ def main() -> int:
         "mypy (engines)": call(*mypy_engines, MYPYPATH=":".join(sources)),
         "architecture": call(python, "-m", "pytest", "-q", "tests/test_architecture.py"),
         "pins": call(python, "-m", "enginebench", "pins", "--check"),
+        "documentation": call(
+            python, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-b", "html", ".", "docs/site"
+        ),
         "generated pages": call(python, "tests/generated.py", "--check"),
         "no registry hosts": no_hosts(),
     }
