@@ -25,6 +25,11 @@ FAULT = (
     "this is a fault of enginebench: please report it with the command and what `enginebench --version` prints; "
     "--debug shows where it happened"
 )
+EPILOG = (
+    "Without a command, on a terminal: chat. The options of the original suite stand without one too: "
+    "--prompt TEXT, --benchmark, --download; with --framework, --model, --quantize, --iterations, … "
+    '(docs/user-guide.md, "Coming from the original suite").'
+)
 COMMANDS = {
     "run": "run:run",
     "chat": "chat:chat",
@@ -50,16 +55,13 @@ COMMANDS = {
 
 def command_line() -> typer.Typer:
     """Each command is imported when it is asked for: all of them together take a second."""
-    app = typer.Typer(cls=group_of(COMMANDS), no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-    app.callback()(_root)
+    app = typer.Typer(cls=group_of(COMMANDS), no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback(help=__doc__, epilog=EPILOG)(_root)
     return app
 
 
 def _root(version: VersionOption = False) -> None:
     """What may stand in front of a command."""
-
-
-_root.__doc__ = __doc__
 
 
 def main() -> None:
