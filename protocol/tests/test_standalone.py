@@ -55,6 +55,27 @@ def test_generate_continues_the_ids_it_is_given(toy: Any, model: Path) -> None:
     assert done.stdout.strip() == ",".join(map(str, continuation([3, 1], 4)))
 
 
+def test_generate_draws_at_a_temperature_by_its_seed(toy: Any, model: Path) -> None:
+    def ids(*flags: object) -> str:
+        done = toy("generate", "--model", model, "--ids", "3,1", "--n-gen", 30, *flags)
+        assert done.returncode == 0
+        return done.stdout
+
+    drawn = ids("--temperature", 5, "--seed", 7)
+    assert drawn == ids("--temperature", 5, "--seed", 7)
+    assert len({drawn, ids("--temperature", 5, "--seed", 8), ids("--seed", 7)}) == 3
+    assert ids("--temperature", 0) == ids("--temperature", 1e-6) == ids()
+
+
+@pytest.mark.parametrize(
+    "flags", [("--temperature", -1), ("--temperature", "nan"), ("--temperature", 11), ("--seed", -1)]
+)
+def test_a_temperature_or_seed_out_of_bounds_is_wrong_usage(toy: Any, model: Path, flags: tuple[object, ...]) -> None:
+    done = toy("generate", "--model", model, "--ids", "3,1", *flags)
+    assert done.returncode == 2
+    assert f"argument {flags[0]}" in done.stderr
+
+
 def test_an_option_of_the_engine_is_a_flag_of_its_command(toy: Any, model: Path) -> None:
     done = toy("generate", "--model", model, "--ids", "3,1", "--n-gen", 1, "--toy-offset", 2)
     assert done.stdout.strip() == str((continuation([3, 1], 1)[0] + 2) % 16)

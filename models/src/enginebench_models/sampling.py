@@ -11,12 +11,15 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+Choose = Callable[[npt.NDArray[np.float32]], int]
+"""Logits [vocab] of the next position → its id. Keeps count: every call is the next position."""
+
 SMALLEST = 1e-30
 """A temperature that float32 can divide by; any difference of logits over it is an infinity."""
 
 
-def chooser(temperature: float, seed: int) -> Callable[[npt.NDArray[np.float32]], int]:
-    """Logits [vocab] → id: the largest at temperature 0 (the lowest id among equals), else drawn, in order of calls."""
+def chooser(temperature: float, seed: int) -> Choose:
+    """For one request: the largest logit at temperature 0 (the lowest id among equals), else a draw."""
     if temperature == 0:
         return lambda logits: int(logits.argmax())
     rng = generator(seed)

@@ -16,6 +16,8 @@ from engine_tensorrt.engine import TensorrtEngine
 from engine_tensorrt.library import Library
 from engine_tensorrt.precision import Precision
 from enginebench_models.fidelity import compare, gate, probe_ids
+from enginebench_models.sampling import chooser
+from enginebench_protocol.engine import GREEDY, Sampling
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load
 
@@ -373,3 +375,31 @@ def test_the_table_in_pyproject_names_the_configurations_of_the_class(library: L
     found = {name: facts["description"] for name, facts in table["configurations"].items()}
     assert found == dict(TensorrtEngine.configurations)
     assert {name: facts["description"] for name, facts in table["options"].items()} == dict(TensorrtEngine.options)
+
+
+@BOTH
+def test_sampled_ids_are_drawn_from_the_logits_of_score(
+    load: Loader, models: dict[str, Path], configuration: str
+) -> None:
+    ready = load(models["tiny"], configuration)
+    ids = list(ready.engine.generate(PROMPT, 12, Sampling(0.8, 5)))
+    scored = np.asarray(ready.engine.score(PROMPT + array("i", ids[:-1]), len(PROMPT)))
+    for temperature, seed in ((0.8, 5), (0.8, 6), (0.4, 5)):
+        choose = chooser(temperature, seed)
+        assert ([choose(row) for row in scored] == ids) == ((temperature, seed) == (0.8, 5))
+    assert list(ready.engine.generate(PROMPT, 12, Sampling(1e-6, 5))) == list(ready.engine.generate(PROMPT, 12))
+
+
+@BOTH
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, 5)], ids=["greedy", "sampled"])
+def test_a_request_that_was_given_up_leaves_nothing(
+    load: Loader, models: dict[str, Path], configuration: str, sampling: Sampling
+) -> None:
+    ready = load(models["tiny"], configuration)
+    whole, drawn = list(ready.engine.generate(PROMPT, 12)), list(ready.engine.generate(PROMPT, 12, Sampling(0.8, 5)))
+    for n_taken in (1, 3):
+        ids = ready.engine.generate(array("i", range(30)), 12, sampling)
+        assert len([next(ids) for _ in range(n_taken)]) == n_taken
+        ids.close()
+        assert list(ready.engine.generate(PROMPT, 12)) == whole
+        assert list(ready.engine.generate(PROMPT, 12, Sampling(0.8, 5))) == drawn

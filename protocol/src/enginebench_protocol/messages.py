@@ -17,6 +17,7 @@ PROTOCOL_VERSION = 1
 CONTROL_FRAME_BYTES = 64 * 1024
 DATA_FRAME_BYTES = 4 * 1024 * 1024
 MAX_TOKENS = 262_144
+HOTTEST = 10.0
 FAILURE_CODES = ("unsupported", "out-of-memory", "bad-model", "compile", "bad-request", "internal")
 
 Id = Annotated[int, Meta(ge=0, le=2**31)]
@@ -70,7 +71,7 @@ class Generate(Message, frozen=True, kw_only=True, tag="generate"):
     n_gen: TokenCount
     stream: bool = False
     """Send a Token event for each token, and heed a Cancel. Never used in a timed request."""
-    temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
+    temperature: Annotated[float, Meta(ge=0.0, le=HOTTEST)] = 0.0
     """0: greedy. Otherwise ids are drawn from the softmax of logits / temperature. Timed requests are greedy."""
     seed: Count = 0
     """Of the drawing: the same request to the same engine draws the same ids."""

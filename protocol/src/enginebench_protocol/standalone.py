@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .engine import Engine
+from .engine import Engine, Sampling
 from .errors import EngineFailure
 from .host import default_device, default_threads
 from .local import BenchPlan, BenchResult, bench, load
-from .messages import PROTOCOL_VERSION
+from .messages import HOTTEST, PROTOCOL_VERSION
 from .npy import write_matrix
 from .prompts import prompt_ids
 from .reproduce import reproduce
@@ -89,10 +89,11 @@ def _parser(engine: Engine) -> argparse.ArgumentParser:
     timed.add_argument("-o", "--output", choices=["text", "json"], default="text")
     timed.set_defaults(run=_bench)
 
-    generate = verbs.add_parser("generate", help="generate tokens greedily")
+    generate = verbs.add_parser("generate", help="generate tokens, greedily or at a temperature")
     _add_case_options(generate, engine, n_prompt=8, n_gen=32)
     generate.add_argument("--prompt", help="text; without it, --ids or --n-prompt random ids")
     generate.add_argument("--ids", help="prompt as token ids: 1,2,3")
+    generate.add_argument("--temperature", type=_temperature, default=0.0, help="0: greedy; else drawn, by --seed")
     generate.set_defaults(run=_generate)
 
     score = verbs.add_parser("score", help="compare logits with the float32 reference")
@@ -115,7 +116,7 @@ def _add_case_options(parser: argparse.ArgumentParser, engine: Engine, n_prompt:
     parser.add_argument("--n-gen", type=_positive, default=n_gen)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=_positive, default=default_threads())
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_not_negative, default=0)
     if engine.shards:
         parser.add_argument(
             "--shard", type=_positive, default=1, help="devices (on the CPU: ranks) that share the model"
@@ -135,6 +136,13 @@ def _not_negative(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= HOTTEST:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {HOTTEST:g}")
     return value
 
 
@@ -178,7 +186,8 @@ def _generate(engine: Engine, models: Models | None, options: argparse.Namespace
     with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
         loaded = load(engine, plan, Path(scratch), _print_progress)
         prompt = prompt or prompt_ids(options.seed, 0, options.n_prompt, loaded.vocab_size)
-        tokens, _, _ = timed_generate(engine, prompt, options.n_gen)
+        sampling = Sampling(options.temperature, options.seed)
+        tokens, _, _ = timed_generate(engine, prompt, options.n_gen, sampling)
     as_text = models is not None and options.prompt is not None
     print(models.decode(path, tokens) if as_text and models else ",".join(map(str, tokens)))
     return 0

@@ -1,11 +1,13 @@
 """A complete engine of 16 tokens whose logits are one line of arithmetic, and the model files it does not have."""
 
 import ctypes
+import math
 import os
+import random
 import subprocess
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
@@ -50,9 +52,9 @@ class ToyEngine(Engine):
 
     def generate(self, prompt: array, n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         self._act()
-        tokens = list(prompt)
+        tokens, choose = list(prompt), argmax if sampling.greedy else drawing(sampling)
         for _ in range(n_gen + {"short": -1, "long": 1}.get(self.configuration, 0)):
-            tokens.append(argmax(logits(tokens)))
+            tokens.append(choose(logits(tokens)))
             yield (tokens[-1] + self.offset) % VOCABULARY
 
     def score(self, tokens: array, n_prefill: int) -> memoryview:
@@ -87,6 +89,12 @@ def logits(tokens: Sequence[int]) -> list[float]:
 
 def argmax(values: list[float]) -> int:
     return values.index(max(values))
+
+
+def drawing(sampling: Sampling) -> Callable[[list[float]], int]:
+    """From the softmax, seeded."""
+    draw = random.Random(sampling.seed)
+    return lambda values: draw.choices(range(len(values)), [math.exp(v / sampling.temperature) for v in values])[0]
 
 
 def make_noise() -> None:

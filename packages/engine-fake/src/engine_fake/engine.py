@@ -46,7 +46,7 @@ class FakeEngine(Engine):
         self._script = SCRIPTS["default"]
         self._pace, self._seed = 1.0, ""
         self._held = bytearray()
-        self._n_requests = 0
+        self._n_requests = self._n_given_up = 0
         self._last_prompt: array[int] | None = None
         self._last_n_gen = 0
 
@@ -54,7 +54,7 @@ class FakeEngine(Engine):
         """Any path will do; it is only named."""
         self._script = script = SCRIPTS[request.configuration]
         self._pace, self._seed = pace_of(request.options), request.options.get("seed", "")
-        self._n_requests = 0
+        self._n_requests = self._n_given_up = 0
         sharpen_timers()
         progress("read", 0.5)
         script.on_load()
@@ -64,15 +64,24 @@ class FakeEngine(Engine):
         return _report(request, script, stages)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
         start_ns = now_ns()  # first of all: making the script up is part of the prefill
         script, n_earlier = self._script, self._n_requests
         self._n_requests += 1
         script.on_generate()
-        ids = script.ids(prompt, n_gen, n_earlier)
+        if script.greedy_only:
+            must_be_greedy(sampling, "engine-fake was asked to refuse it")
+        ids = script.ids(prompt, n_gen, self._n_given_up if script.leftover else n_earlier, sampling)
         repeated, self._last_prompt, self._last_n_gen = prompt == self._last_prompt, prompt, n_gen
         delays_ns = script.delays_ns(len(ids), n_earlier, repeated, self._pace, self._seed)
-        return paced(ids, delays_ns, start_ns)
+        tokens = script.on_close(paced(ids, delays_ns, start_ns))
+        return self._noticing(tokens) if script.leftover else tokens
+
+    def _noticing(self, tokens: Iterator[int]) -> Iterator[int]:
+        try:
+            yield from tokens
+        except GeneratorExit:
+            self._n_given_up += 1
+            raise
 
     def reported(self) -> Mapping[str, int]:
         miscount = self._script.miscount

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 from enginebench_protocol.errors import EngineFailure
 
@@ -16,6 +17,20 @@ FOREVER_SECONDS = 10_000
 
 def nothing() -> None:
     """The engine behaves."""
+
+
+def as_it_is(ids: Iterator[int]) -> Iterator[int]:
+    """The generator is closed where it stands."""
+    return ids
+
+
+def cling(ids: Iterator[int]) -> Iterator[int]:
+    """Python raises RuntimeError in whoever closes this."""
+    for token in ids:
+        try:
+            yield token
+        except GeneratorExit:
+            yield token
 
 
 def write_to_stdout() -> None:

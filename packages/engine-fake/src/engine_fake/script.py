@@ -6,11 +6,13 @@ import os
 import random
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from enginebench_protocol.engine import GREEDY, Sampling
+
 from . import misbehaviour
-from .misbehaviour import nothing
+from .misbehaviour import as_it_is, nothing
 
 MILLISECOND = 1_000_000
 VOCABULARY = 128_256
@@ -33,6 +35,13 @@ class Script:
     """What a load takes, by stage; "" is a stage that is not told."""
     on_load: Callable[[], None] = nothing
     on_generate: Callable[[], None] = nothing
+    on_close: Callable[[Iterator[int]], Iterator[int]] = as_it_is
+    """What becomes of the generator, which may be closed early."""
+    leftover: bool = False
+    """Of the requests before, those count that were ended early."""
+    greedy_only: bool = False
+    unseeded: bool = False
+    """What is drawn depends on how many requests came before."""
     missing_tokens: int = 0
     forgetful: bool = False
     """Ids depend on how many requests came before."""
@@ -62,14 +71,22 @@ class Script:
         draw = random.Random(f"engine-fake:{seed}{n_earlier}")  # noqa: S311 (not for secrets)
         return [max(0, round(ns * (1 + self.jitter * draw.gauss(0, 1)))) for ns in exact]
 
-    def ids(self, prompt: array[int], n_gen: int, n_earlier: int) -> list[int]:
-        """A function of the prompt alone, unless the script says otherwise."""
+    def ids(self, prompt: array[int], n_gen: int, n_earlier: int, sampling: Sampling = GREEDY) -> list[int]:
+        """A function of the prompt and the sampling alone, unless the script says otherwise."""
         if self.echo:
             return [prompt[i % len(prompt)] for i in range(n_gen)]
         seed = zlib.crc32(
             prompt.tobytes(), (n_earlier if self.forgetful else 0) + (os.getpid() if self.of_process else 0)
         )
-        return [self.first_id + (seed + 7919 * i) % VOCABULARY for i in range(n_gen - self.missing_tokens)]
+        offsets = self._offsets(n_gen - self.missing_tokens, n_earlier, sampling)
+        return [self.first_id + (seed + 7919 * i + offset) % VOCABULARY for i, offset in enumerate(offsets)]
+
+    def _offsets(self, n: int, n_earlier: int, sampling: Sampling) -> list[int]:
+        """How far a drawn id is from the greedy one: the further, the hotter."""
+        if sampling.greedy:
+            return [0] * n
+        draw = random.Random(sampling.seed + (n_earlier if self.unseeded else 0))  # noqa: S311 (not for secrets)
+        return [round(draw.expovariate(0.1) * sampling.temperature) for _ in range(n)]
 
 
 SCRIPTS = {
@@ -115,6 +132,10 @@ SCRIPTS = {
     "short": Script("yields one token too few", missing_tokens=1),
     "wrong": Script("answers the same prompt differently each time", forgetful=True),
     "other-output": Script("answers the same prompt differently in each launch", of_process=True),
+    "greedy-only": Script("refuses to sample", greedy_only=True),
+    "unseeded": Script("draws other ids for the same seed each time", unseeded=True),
+    "clinging": Script("does not let go of a request that is ended early", on_close=misbehaviour.cling),
+    "leftover": Script("answers differently after a request that was ended early", forgetful=True, leftover=True),
     "prefix-cache": Script(
         "answers a prompt that it has just seen sooner", prefill_ns=10 * MILLISECOND, cached_prefill_ns=MILLISECOND
     ),

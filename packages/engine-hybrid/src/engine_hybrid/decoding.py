@@ -1,4 +1,4 @@
-"""Running a prepared model over token ids: greedy generation and teacher-forced scoring, through the same two calls.
+"""Running a prepared model over token ids: generation, greedy or sampled, and teacher-forced scoring, by two calls.
 
 Left out: which library runs which region (plan.py), checks of requests (engine.py).
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from enginebench_models.sampling import Choose
 from torch import Tensor
 
 from engine_hybrid.model import Llama
@@ -50,6 +51,17 @@ class Decoder:
             arrived.synchronize()
             yield int(host)
         yield int(self.llama.state.token)
+
+    def sample(self, prompt: array[int], n_gen: int, choose: Choose) -> Iterator[int]:
+        """As `generate`, but the logits come to the host and the id goes back."""
+        state = self.llama.state
+        self.prefill(self.tensor(prompt))
+        for position in range(len(prompt), len(prompt) + n_gen):
+            token = choose(state.logits[0].numpy(force=True))
+            yield token
+            if position < len(prompt) + n_gen - 1:
+                state.token.fill_(token)
+                self.decode(position)
 
     def score(self, tokens: array[int], n_prefill: int) -> npt.NDArray[np.float32]:
         """Logits after the prefill and after each of the rest, float32 [len(tokens) - n_prefill + 1, vocab]."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
+from enginebench_models.sampling import chooser
 from enginebench_protocol.engine import (
     GREEDY,
     Engine,
@@ -25,7 +26,6 @@ from enginebench_protocol.engine import (
     Sampling,
     check_tokens,
     freeze_garbage,
-    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -80,8 +80,10 @@ class HybridEngine(Engine):
         return report(request, checkpoint, llama, stages, found)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
-        return self._ready(prompt, len(prompt) + n_gen - 1).decoder.generate(prompt, n_gen)
+        decoder = self._ready(prompt, len(prompt) + n_gen - 1).decoder
+        if sampling.greedy:
+            return decoder.generate(prompt, n_gen)
+        return decoder.sample(prompt, n_gen, chooser(sampling.temperature, sampling.seed))
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         return self._ready(tokens, len(tokens)).decoder.score(tokens, n_prefill).data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError, NoRoom
+from enginebench_models.sampling import chooser
 from enginebench_protocol.engine import (
     GREEDY,
     Engine,
@@ -24,7 +25,6 @@ from enginebench_protocol.engine import (
     ProgressSink,
     Sampling,
     failing,
-    must_be_greedy,
     must_be_loaded,
     stage,
 )
@@ -91,15 +91,10 @@ class LlamacppEngine(Engine):
         )
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
         sequence = self._ready()
-        sequence.prefill(prompt)
-        token = sequence.choose()
-        yield token
-        for _ in range(n_gen - 1):
-            sequence.decode(token)
-            token = sequence.choose()
-            yield token
+        if sampling.greedy:
+            return generated(sequence, prompt, n_gen, sequence.choose)
+        return sampled(sequence, prompt, n_gen, sampling)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         sequence = self._ready()
@@ -128,6 +123,27 @@ class LlamacppEngine(Engine):
 
     def _ready(self) -> Sequence:
         return must_be_loaded(self._sequence)
+
+
+def generated(sequence: Sequence, prompt: array[int], n_gen: int, choose: Callable[[], int]) -> Iterator[int]:
+    """From an empty cache; `choose` says what follows the last token."""
+    sequence.prefill(prompt)
+    token = choose()
+    yield token
+    for _ in range(n_gen - 1):
+        sequence.decode(token)
+        token = choose()
+        yield token
+
+
+def sampled(sequence: Sequence, prompt: array[int], n_gen: int, sampling: Sampling) -> Iterator[int]:
+    """Drawn as in every engine with a loop of its own, not by llama.cpp's samplers."""
+    choose = chooser(sampling.temperature, sampling.seed)
+    sequence.show_logits(True)
+    try:
+        yield from generated(sequence, prompt, n_gen, lambda: choose(sequence.logits()))
+    finally:  # also if the request is given up
+        sequence.show_logits(False)
 
 
 def opened(request: Load) -> tuple[Path, Checkpoint]:

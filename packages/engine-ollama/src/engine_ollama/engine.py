@@ -26,7 +26,6 @@ from enginebench_protocol.engine import (
     Sampling,
     check_tokens,
     failing,
-    must_be_greedy,
     must_be_loaded,
     stage,
 )
@@ -82,11 +81,10 @@ class OllamaEngine(Engine):
         return self._report(request, checkpoint, stages)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
         client = self._ready(prompt, len(prompt) + n_gen)
         with self._failures():
             client.forget(prompt)
-            yield from client.tokens(prompt, n_gen)
+            yield from client.tokens(prompt, n_gen, sampling)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         """What Ollama tells of the logits: log-probabilities of the likeliest ids; NaN for the others.

@@ -1,7 +1,7 @@
-"""Prefill and greedy decode of one sequence on a session, with all its buffers bound once.
+"""Prefill and decode of one sequence on a session, greedy or sampled, with all its buffers bound once.
 
 Past and present are the same buffers, so a step appends in place; the chosen id is written where the next step reads
-it. Only that id comes to the host. Nothing here knows messages.
+it. Only that id comes to the host, unless it is to be drawn there. Nothing here knows messages.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.config import LlamaConfig
+from enginebench_models.sampling import Choose
 from onnxruntime import InferenceSession, IOBinding, OrtValue
 
 from engine_onnxruntime.account import account
@@ -64,6 +65,16 @@ class Decoder:
         for position in range(len(prompt), len(prompt) + n_gen - 1):
             self.decode(position)
             yield self.read_id()
+
+    def sample(self, prompt: Sequence[int], n_gen: int, choose: Choose) -> Iterator[int]:
+        """As `generate`, but the logits come to the host and the id goes back."""
+        self.prefill(prompt)
+        for position in range(len(prompt), len(prompt) + n_gen):
+            token = choose(self.read_logits())
+            yield token
+            if position < len(prompt) + n_gen - 1:
+                self.next_id.update_inplace(np.array([[token]], np.int64))
+                self.decode(position)
 
     def score(self, tokens: Sequence[int], n_prefill: int) -> npt.NDArray[np.float32]:
         """float32 [len(tokens) - n_prefill + 1, vocab]: what follows the prefill and each token after it."""

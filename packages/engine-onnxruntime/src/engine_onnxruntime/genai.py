@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime_genai as og
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.config import LlamaConfig
+from enginebench_models.sampling import Choose
 
 from engine_onnxruntime.account import account
 from engine_onnxruntime.model import IDS, LOGITS, MASK, Style, llama_model, rotary_table
@@ -116,6 +117,15 @@ class GenaiDecoder:
         for _ in range(n_gen):
             self.generator.generate_next_token()
             yield int(self.generator.get_next_tokens()[0])
+
+    def sample(self, prompt: Sequence[int], n_gen: int, choose: Choose) -> Iterator[int]:
+        """Drawn on the host, not by GenAI's search: as in every engine with a loop of its own."""
+        self.prefill(prompt)
+        for left in range(n_gen - 1, -1, -1):
+            token = choose(self.read_logits())
+            yield token
+            if left:
+                self.generator.append_tokens(np.array([token], np.int32))
 
     def score(self, tokens: Sequence[int], n_prefill: int) -> npt.NDArray[np.float32]:
         """float32 [len(tokens) - n_prefill + 1, vocab]: what follows the prefill and each token after it."""

@@ -1,4 +1,4 @@
-"""One request at a time through the LLM API: greedy ids as they are streamed, or the logits of given ids."""
+"""One request at a time through the LLM API: greedy or drawn ids as they are streamed, or the logits of given ids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine_tensorrt_llm.drawing import Drawn
 from engine_tensorrt_llm.forcing import Forced, empty_rows, written_rows
 from engine_tensorrt_llm.settings import greedy
 
@@ -31,6 +32,10 @@ class Decoder:
 
     def generate(self, prompt: Sequence[int], n_gen: int) -> Iterator[int]:
         return self._request(prompt, greedy(n_gen))
+
+    def sample(self, prompt: Sequence[int], n_gen: int, temperature: float, seed: int) -> Iterator[int]:
+        drawn = Drawn(temperature, seed, self.vocab_size)
+        return self._request(prompt, greedy(n_gen) | {"logits_processor": drawn})
 
     def score(self, tokens: Sequence[int], n_prefill: int) -> npt.NDArray[np.float32]:
         """float32 [len(tokens) - n_prefill + 1, vocab]: what follows the prefill and each token after it.

@@ -25,7 +25,6 @@ from enginebench_protocol.engine import (
     Sampling,
     check_tokens,
     failing,
-    must_be_greedy,
     must_be_loaded,
     stage,
 )
@@ -69,8 +68,10 @@ class TensorRtLlmEngine(Engine):
         return report(request, checkpoint, found, stages, library)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
-        return self._ready(prompt, len(prompt) + n_gen).generate(prompt, n_gen)
+        decoder = self._ready(prompt, len(prompt) + n_gen)
+        if sampling.greedy:
+            return decoder.generate(prompt, n_gen)
+        return decoder.sample(prompt, n_gen, sampling.temperature, sampling.seed)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         return self._ready(tokens, len(tokens)).score(tokens, n_prefill).data

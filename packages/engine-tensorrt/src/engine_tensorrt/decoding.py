@@ -1,4 +1,4 @@
-"""Greedy generation and teacher-forced scoring of one sequence on a session: both through the same prefill and step."""
+"""Generation, greedy or sampled, and teacher-forced scoring of one sequence: all through the same prefill and step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+from enginebench_models.sampling import Choose
 
 from engine_tensorrt.session import Session
 
@@ -37,6 +38,17 @@ def ahead(session: Session, n_prompt: int, n_gen: int) -> Iterator[int]:
         session.fetch_id(done % 2)
         yield session.arrived_id((done - 1) % 2)
     yield session.arrived_id((n_gen - 1) % 2)
+
+
+def sample(session: Session, prompt: array[int], n_gen: int, choose: Choose) -> Iterator[int]:
+    """As `generate`, but the logits come to the host and the id goes back."""
+    session.prefill(prompt)
+    for position in range(len(prompt), len(prompt) + n_gen):
+        token = choose(session.read_logits())
+        yield token
+        if position < len(prompt) + n_gen - 1:
+            session.place(token, position)
+            session.step()
 
 
 def score(session: Session, tokens: array[int], n_prefill: int) -> npt.NDArray[np.float32]:

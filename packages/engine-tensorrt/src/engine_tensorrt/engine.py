@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
+from enginebench_models.sampling import chooser
 from enginebench_protocol.engine import (
     GREEDY,
     Engine,
@@ -23,7 +24,6 @@ from enginebench_protocol.engine import (
     check_tokens,
     failing,
     freeze_garbage,
-    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -106,8 +106,10 @@ class TensorrtEngine(Engine):
         return report(request, checkpoint, self._session, self._held, stages)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
-        return decoding.generate(self._ready(prompt, len(prompt) + n_gen - 1), prompt, n_gen)
+        session = self._ready(prompt, len(prompt) + n_gen - 1)
+        if sampling.greedy:
+            return decoding.generate(session, prompt, n_gen)
+        return decoding.sample(session, prompt, n_gen, chooser(sampling.temperature, sampling.seed))
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         return decoding.score(self._ready(tokens, len(tokens)), tokens, n_prefill).data

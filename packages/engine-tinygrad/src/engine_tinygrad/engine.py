@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.errors import ModelError
+from enginebench_models.sampling import chooser
 from enginebench_protocol.engine import (
     GREEDY,
     Engine,
@@ -26,7 +27,6 @@ from enginebench_protocol.engine import (
     Sampling,
     check_tokens,
     freeze_garbage,
-    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -44,7 +44,7 @@ from engine_tinygrad.backend import (
 )
 
 if TYPE_CHECKING:
-    from engine_tinygrad.graphs import Graphs
+    from engine_tinygrad.graphs import Graphs, Step
 
 BEAM_WIDTHS = {"default": 0, "beam": 2}
 
@@ -102,12 +102,11 @@ class TinygradEngine(Engine):
         )
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
-        graphs = self._ready(prompt, len(prompt) + n_gen - 1)
-        token = graphs.prefill(prompt).read_token()
+        graphs, choose = self._ready(prompt, len(prompt) + n_gen - 1), choice(sampling)
+        token = choose(graphs.prefill(prompt))
         yield token
         for position in range(len(prompt), len(prompt) + n_gen - 1):
-            token = graphs.decode(token, position).read_token()
+            token = choose(graphs.decode(token, position))
             yield token
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
@@ -145,6 +144,16 @@ class TinygradEngine(Engine):
         graphs = self._loaded()
         check_tokens(tokens, n_positions, graphs.llama.config.vocab_size, self._n_ctx)
         return graphs
+
+
+def choice(sampling: Sampling) -> Callable[[Step], int]:
+    """How the next id is had: the greedy one is chosen on the device, a draw needs the logits on the host."""
+    from engine_tinygrad.graphs import Step
+
+    if sampling.greedy:
+        return Step.read_token
+    choose = chooser(sampling.temperature, sampling.seed)
+    return lambda step: choose(step.read_logits())
 
 
 @contextmanager

@@ -1,17 +1,18 @@
-"""Running a loaded model over token ids: greedy generation and teacher-forced scoring, eager or compiled.
+"""Running a loaded model over token ids: greedy or sampled generation, teacher-forced scoring; eager or compiled.
 
-Both go through the same two functions, prefill and one decode step. Prefill is eager everywhere: its matrix products
+All go through the same two functions, prefill and one decode step. Prefill is eager everywhere: its matrix products
 are the library's in any case. Left out: what the ids mean, checks of requests (engine.py).
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from enginebench_models.sampling import Choose
 from torch import Tensor
 
 from engine_torch.model import Llama
@@ -61,6 +62,15 @@ class Decoder:
             yield arriving.wait()
         yield int(token)
 
+    def sample(self, prompt: array[int], n_gen: int, choose: Choose) -> Iterator[int]:
+        """As `generate`, but the logits come to the host and the id goes back."""
+        logits = self.prefill(prompt)
+        for position in range(len(prompt), len(prompt) + n_gen):
+            token = choose(logits.numpy(force=True))
+            yield token
+            if position < len(prompt) + n_gen - 1:
+                logits = self.decode(self._tensor([token]), position)[0]
+
     def score(self, tokens: array[int], n_prefill: int) -> npt.NDArray[np.float32]:
         """Logits after the prefill and after each of the rest, float32 [len(tokens) - n_prefill + 1, vocab]."""
         rows = np.empty((len(tokens) - n_prefill + 1, self.model.config.vocab_size), np.float32)
@@ -84,7 +94,7 @@ class Decoder:
             torch._dynamo.maybe_mark_dynamic(window, 0)
         return self.step(self.model, token, self.positions[position : position + 1], window, self.fixed_shapes)
 
-    def _tensor(self, tokens: array[int]) -> Tensor:
+    def _tensor(self, tokens: Sequence[int]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self.device)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
+from enginebench_models.sampling import chooser
 from enginebench_protocol.engine import (
     GREEDY,
     Engine,
@@ -25,7 +26,6 @@ from enginebench_protocol.engine import (
     check_tokens,
     failing,
     freeze_garbage,
-    must_be_greedy,
     must_be_loaded,
     stage,
     thaw_garbage,
@@ -86,8 +86,10 @@ class TorchEngine(Engine):
         return report(request, checkpoint, model, stages)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
-        return self._ready(prompt, len(prompt) + n_gen - 1).generate(prompt, n_gen)
+        decoder = self._ready(prompt, len(prompt) + n_gen - 1)
+        if sampling.greedy:
+            return decoder.generate(prompt, n_gen)
+        return decoder.sample(prompt, n_gen, chooser(sampling.temperature, sampling.seed))
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         return self._ready(tokens, len(tokens)).score(tokens, n_prefill).data

@@ -1,4 +1,4 @@
-"""One request at a time through vLLM's engine, step by step: greedy ids, or the logits of given ids.
+"""One request at a time through vLLM's engine, step by step: greedy or drawn ids, or the logits of given ids.
 
 The engine is vLLM's own: its scheduler, its paged cache, its sampler. A step that ends a token hands its id over; the
 steps of a prompt cut in pieces, and the first of an engine that schedules one step ahead, hand over nothing.
@@ -19,7 +19,7 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from engine_vllm.settings import forced, greedy
+from engine_vllm.settings import drawn, forced, greedy
 
 ANY_ID = 0
 
@@ -39,6 +39,10 @@ class Decoder:
 
     def generate(self, prompt: Sequence[int], n_gen: int) -> Iterator[int]:
         for output in self._request(prompt, greedy(n_gen)):
+            yield from output.token_ids
+
+    def sample(self, prompt: Sequence[int], n_gen: int, temperature: float, seed: int) -> Iterator[int]:
+        for output in self._request(prompt, drawn(n_gen, temperature, seed)):
             yield from output.token_ids
 
     def score(self, tokens: Sequence[int], n_prefill: int) -> npt.NDArray[np.float32]:

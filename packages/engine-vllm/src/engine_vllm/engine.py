@@ -23,7 +23,6 @@ from enginebench_protocol.engine import (
     ProgressSink,
     Sampling,
     failing,
-    must_be_greedy,
     must_be_loaded,
     stage,
 )
@@ -66,8 +65,9 @@ class VllmEngine(Engine):
         return report(request, checkpoint, self._held, stages)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        must_be_greedy(sampling, "not built into this engine")
-        return self._loaded().generate(prompt, n_gen)
+        if sampling.greedy:
+            return self._loaded().generate(prompt, n_gen)
+        return self._loaded().sample(prompt, n_gen, sampling.temperature, sampling.seed)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
         return self._loaded().score(tokens, n_prefill).data

@@ -96,6 +96,14 @@ def greedy(n_gen: int) -> dict[str, Any]:
     }
 
 
+def drawn(n_gen: int, temperature: float, seed: int) -> dict[str, Any]:
+    """Fields of vllm.SamplingParams for ids that vLLM draws itself: its generator is the request's, by its seed.
+
+    top_k, top_p and min_p stay at their defaults, which leave every id its probability.
+    """
+    return {**greedy(n_gen), "temperature": temperature, "seed": seed}
+
+
 def forced(tokens: Sequence[int]) -> dict[str, Any]:
     """Fields of vllm.SamplingParams that decode `tokens` instead of vLLM's choice, and show all logits of each step."""
     return {
