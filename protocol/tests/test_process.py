@@ -13,7 +13,7 @@ import pytest
 from enginebench_protocol.client import Client
 from enginebench_protocol.codec import decode, encode, pack_ids
 from enginebench_protocol.errors import FrameError, ProtocolError, StreamClosed
-from enginebench_protocol.framing import FrameStream
+from enginebench_protocol.framing import FrameStream, framed
 from enginebench_protocol.messages import FromEngine, Generate, Hello, Load, Memory
 
 Spawn = Callable[..., tuple[subprocess.Popen[bytes], Client]]
@@ -146,10 +146,6 @@ def test_a_child_dies_with_a_parent_that_was_killed(toy_command: list[str], tmp_
 
 def load_request(folder: Path, configuration: str) -> Any:
     return Load(id=1, **load_fields(folder, configuration))
-
-
-def framed(payload: bytes) -> bytes:
-    return len(payload).to_bytes(4, "big") + payload
 
 
 def status(pid: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from enginebench_protocol.codec import decode, encode, pack_ids, unpack_ids, unpack_times
 from enginebench_protocol.errors import EngineFailure, ProtocolError, StreamClosed
-from enginebench_protocol.framing import FrameStream
+from enginebench_protocol.framing import FrameStream, framed
 from enginebench_protocol.messages import (
     Done,
     FromEngine,
@@ -288,10 +288,6 @@ def served(*frames: bytes) -> tuple[int, list[Message]]:
     os.close(requests_read)
     os.close(answers_read)
     return code, answers
-
-
-def framed(payload: bytes) -> bytes:
-    return len(payload).to_bytes(4, "big") + payload
 
 
 def test_a_shutdown_is_answered_and_ends_with_0() -> None:

@@ -14,6 +14,7 @@ import msgpack
 import pytest
 from enginebench_protocol.codec import decode, encode, pack_ids, pack_times, unpack_ids, unpack_times
 from enginebench_protocol.errors import FrameError, MessageError, ProtocolError
+from enginebench_protocol.framing import framed
 from enginebench_protocol.messages import (
     CONTROL_FRAME_BYTES,
     DATA_FRAME_BYTES,
@@ -31,7 +32,7 @@ from enginebench_protocol.messages import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wire import Pieces, Wire, chunks, decoded, framed, from_engine, golden_frames, read_all, to_engine
+from wire import Pieces, Wire, chunks, decoded, from_engine, golden_frames, read_all, to_engine
 
 GOLDEN = golden_frames()
 SECONDS, BYTES = 0.1, 64 << 20

@@ -6,7 +6,10 @@ Arguments: --fingerprint HEX [--break NAME] serve --nonce HEX
 
 import array
 import hashlib
+import math
 import os
+import random
+import select
 import struct
 import sys
 import threading
@@ -36,7 +39,8 @@ class Engine:
         self.read_fd, self.write_fd = read_fd, write_fd
         self.scratch = None
         self.n_requests = 0
-        self.n_loads = 0
+        self.n_loads = self.n_ended = self.n_cancels = 0
+        self.drew = False
 
     # ---- frames -----------------------------------------------------------------------------------------------
 
@@ -89,6 +93,9 @@ class Engine:
         )
         while True:
             request = self.receive()
+            if request["type"] == "cancel":
+                self.late_cancel(request)
+                continue
             try:
                 reply = getattr(self, f"on_{request['type']}")(request)
             except Failure as failure:
@@ -96,6 +103,15 @@ class Engine:
             self.send(id=request["id"], **reply)
             if request["type"] == "shutdown":
                 self.leave()
+
+    def late_cancel(self, request):
+        if BREAK == "dies-of-late-cancel":
+            os._exit(76)
+        if BREAK == "answers-late-cancel":
+            self.send(type="done", id=request["id"])
+
+    def on_cancel(self, request):
+        """So that it is a known message."""
 
     def leave(self):
         if BREAK == "stays":
@@ -144,13 +160,24 @@ class Engine:
         if len(prompt) + request["n_gen"] > 64 and BREAK != "any-length":
             raise Failure("bad-request", "too many positions")
         self.n_requests += 1
+        if request.get("temperature", 0) and BREAK in ("refuses-to-draw", "refuses-badly"):
+            raise Failure("unsupported" if BREAK == "refuses-to-draw" else "internal", "this engine cannot draw")
+        choose, stop = self.chooser(request), array.array("i", request.get("stop", b""))
         tokens, times, new = list(prompt), array.array("q"), array.array("i")
         for index in range(request["n_gen"] + {"few-ids": -1, "many-ids": 1}.get(BREAK, 0)):
-            tokens.append(self.choice(tokens))
+            tokens.append(choose(tokens))
+            if tokens[-1] in stop and BREAK == "drops-stop":
+                break
             new.append(tokens[-1] + (VOCABULARY if BREAK == "foreign-ids" else 0))
             times.append(self.now())
             if (request["stream"] and BREAK != "never-streams") or BREAK == "always-streams":
                 self.send(type="token", id=request["id"], index=index, token=new[-1])
+            if (tokens[-1] in stop and BREAK != "ignores-stop") or (request["stream"] and self.cancelled(request)):
+                self.n_ended += 1
+                break
+        if BREAK == "cancel-forgets" and self.n_cancels and len(new) < request["n_gen"] and not stop:
+            new, times = new[:-1] or new, times[:-1] or times
+            new.append(0), times.append(times[-1])
         if BREAK == "backwards" and len(times) > 1:
             times[-1] = times[0] - 1
         if BREAK == "late-reply":
@@ -163,6 +190,15 @@ class Engine:
             "t_start_ns": start_ns - (10**9 if BREAK == "early-start" else 0),
             "t_token_ns": (times[:-1] if BREAK == "few-times" else times).tobytes(),
         }
+
+    def cancelled(self, request):
+        """Looks, without waiting."""
+        if BREAK == "ignores-cancel" or not select.select([self.read_fd], [], [], 0)[0]:
+            return False
+        if self.receive() != {"type": "cancel", "id": request["id"]}:
+            self.broken("other-message")
+        self.n_cancels += 1
+        return True
 
     def on_score(self, request):
         tokens = self.checked(request["tokens"])
@@ -212,7 +248,24 @@ class Engine:
         favourite = 7 * sum(tokens) + len(tokens)
         return [-float((i - favourite) % VOCABULARY) for i in range(VOCABULARY)]
 
+    def chooser(self, request):
+        """Of one request: greedy, or drawn from the softmax."""
+        temperature, seed = request.get("temperature", 0), request.get("seed", 0)
+        wrong = BREAK == "always-hot" if temperature else BREAK == "stays-hot" and self.drew
+        hotness = 2 if wrong else temperature
+        self.drew |= temperature > 0
+        if hotness < 1e-5:
+            return self.choice
+        draw = random.Random({"unseeded": self.n_requests, "one-seed": 0}.get(BREAK, seed))
+
+        def choose(tokens):
+            return draw.choices(range(VOCABULARY), [math.exp(value / hotness) for value in self.logits(tokens)])[0]
+
+        return choose
+
     def choice(self, tokens):
+        if BREAK == "remembers-the-ended":
+            tokens = [*tokens, *[1] * self.n_ended]
         if BREAK == "remembers":
             tokens = [*tokens, self.n_requests]
         if BREAK == "reload" and self.n_loads > 1:
@@ -227,8 +280,6 @@ class Engine:
 
 def watch(read_fd):
     """Ends the process when the parent goes, also while it loads."""
-    import select
-
     poll = select.poll()
     poll.register(read_fd, 0)
     poll.poll()

@@ -25,6 +25,8 @@ LIFE = "hello comes first and is valid"
 LOAD = "load reports what was loaded"
 GENERATE = "generate yields n_gen ids of the vocabulary"
 STAMPS = "stamps increase and agree with the parent's"
+FORGETS = "nothing is left of a request that was ended early"
+DRAWS = "the same seed draws the same ids, another one others"
 SCORE = "score gives finite logits of the right shape"
 
 IN_LIFE = {
@@ -60,6 +62,18 @@ IN_LIFE = {
     "late-reply": STAMPS,
     "few-times": STAMPS,
     "never-streams": "tokens are streamed when asked for",
+    "ignores-stop": "a stop id is the last token",
+    "drops-stop": "a stop id is the last token",
+    "ignores-cancel": "a cancel ends a request that streams",
+    "cancel-forgets": "a cancel ends a request that streams",
+    "answers-late-cancel": "a cancel that comes too late changes nothing",
+    "dies-of-late-cancel": "a cancel that comes too late changes nothing",
+    "remembers-the-ended": FORGETS,
+    "unseeded": DRAWS,
+    "one-seed": DRAWS,
+    "refuses-badly": DRAWS,
+    "always-hot": "at a temperature near 0 the ids are the greedy ones",
+    "stays-hot": "greedy requests are as before, also after drawing",
     "any-id": "an id outside the vocabulary is refused",
     "any-length": "more positions than the context are refused",
     "few-rows": SCORE,
@@ -125,7 +139,7 @@ def test_an_engine_written_from_the_specification_conforms(tiny: Path) -> None:
     checks = run_conformance(second_engine(tiny), tiny, table_of_second_engine())
     assert failed(checks) == {}
     assert not [c for c in checks if "not applicable" in c.detail]
-    assert len(checks) == len({c.name for c in checks}) == 32
+    assert len(checks) == len({c.name for c in checks}) == 39
 
 
 def test_an_engine_without_a_table_conforms(tiny: Path) -> None:
@@ -156,7 +170,7 @@ def test_after_a_broken_stream_the_rest_is_not_reached(tiny: Path) -> None:
     checks = run_conformance(second_engine(tiny, "--break", "prints"), tiny, table_of_second_engine())
     details = [c.detail for c in checks if not c.passed]
     assert details[0].startswith("FrameError")
-    assert all(d.startswith(f"not reached: {LOAD}: FrameError") for d in details[1:16])
+    assert all(d.startswith(f"not reached: {LOAD}: FrameError") for d in details[1:23])
 
 
 @pytest.mark.usefixtures("impatient")
@@ -171,13 +185,32 @@ def test_a_program_that_cannot_be_started_is_one_failed_check_per_launch(tiny: P
     assert not any(c.passed for c in checks)
 
 
+def test_an_engine_that_cannot_draw_conforms_if_it_says_so(tiny: Path) -> None:
+    checks = run_conformance(second_engine(tiny, "--break", "refuses-to-draw"), tiny, table_of_second_engine())
+    assert failed(checks) == {}
+    assert {c.detail for c in checks if c.detail} == {"not applicable: this engine cannot draw"}
+    assert [c.name for c in checks if c.detail] == [DRAWS, "at a temperature near 0 the ids are the greedy ones"]
+
+
+@pytest.mark.parametrize(
+    ("way", "check"),
+    [
+        ("clinging", "a stop id is the last token"),
+        ("leftover", FORGETS),
+        ("unseeded", DRAWS),
+    ],
+)
+def test_what_the_fake_engine_does_wrong_with_early_ends_and_draws_is_found(tiny: Path, way: str, check: str) -> None:
+    assert next(iter(failed(run_conformance(FAKE_COMMAND, tiny, discover()["fake"], way)))) == check
+
+
 @pytest.mark.parametrize("way", ["short", "wrong", "out-of-range", "bug", "exit", "crash", "refuse"])
 def test_misbehaving_configurations_of_the_fake_engine_are_found(tiny: Path, way: str) -> None:
     checks = run_conformance(FAKE_COMMAND, tiny, discover()["fake"], way)
     assert failed(checks), way
 
 
-@pytest.mark.parametrize("way", ["noisy-stdout", "flood-stderr"])
+@pytest.mark.parametrize("way", ["noisy-stdout", "flood-stderr", "greedy-only"])
 def test_what_the_guard_makes_harmless_passes(tiny: Path, way: str) -> None:
     checks = run_conformance(FAKE_COMMAND, tiny, discover()["fake"], way)
     assert failed(checks) == {}

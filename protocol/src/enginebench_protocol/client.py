@@ -79,7 +79,7 @@ class Client:
         return hello
 
     def load(self, timeout: float, on_event: EventSink | None = None, **fields: object) -> Loaded:
-        return self._expect(Loaded, Load(id=self._id(), **fields), timeout, on_event)  # type: ignore[arg-type]
+        return self._expect(Loaded, Load(id=self.new_id(), **fields), timeout, on_event)  # type: ignore[arg-type]
 
     def generate(
         self,
@@ -94,7 +94,7 @@ class Client:
     ) -> tuple[Generated, Received]:
         """`n_gen` tokens, fewer only after an id of `stop` or a `cancel`."""
         request = Generate(
-            id=self._id(),
+            id=self.new_id(),
             prompt=prompt,
             n_gen=n_gen,
             stream=stream,
@@ -108,10 +108,10 @@ class Client:
         return received.reply, received
 
     def score(self, tokens: list[int], n_prefill: int, timeout: float) -> Scored:
-        return self._expect(Scored, Score(id=self._id(), tokens=pack_ids(tokens), n_prefill=n_prefill), timeout)
+        return self._expect(Scored, Score(id=self.new_id(), tokens=pack_ids(tokens), n_prefill=n_prefill), timeout)
 
     def profile(self, prompt: bytes, n_gen: int, timeout: float) -> Profiled:
-        return self._expect(Profiled, Profile(id=self._id(), prompt=prompt, n_gen=n_gen), timeout)
+        return self._expect(Profiled, Profile(id=self.new_id(), prompt=prompt, n_gen=n_gen), timeout)
 
     def cancel(self) -> bool:
         """End the streaming `generate` that runs after its next token; its caller gets the reply as ever.
@@ -125,13 +125,13 @@ class Client:
             return request_id is not None
 
     def memory(self, timeout: float) -> Account:
-        return self._expect(Account, Memory(id=self._id()), timeout)
+        return self._expect(Account, Memory(id=self.new_id()), timeout)
 
     def unload(self, timeout: float) -> None:
-        self._expect(Done, Unload(id=self._id()), timeout)
+        self._expect(Done, Unload(id=self.new_id()), timeout)
 
     def shutdown(self, timeout: float) -> None:
-        self._expect(Done, Shutdown(id=self._id()), timeout)
+        self._expect(Done, Shutdown(id=self.new_id()), timeout)
 
     def request(self, request: Request, timeout: float, on_event: EventSink | None = None) -> Received:
         """Send, pass events on, return the terminal reply. Raises EngineFailure when the engine says that it cannot."""
@@ -174,6 +174,7 @@ class Client:
             raise MessageError(f"{type(request).__name__.lower()} answered with {type(reply).__name__.lower()}")
         return reply
 
-    def _id(self) -> int:
+    def new_id(self) -> int:
+        """For a request that is built elsewhere; the methods above number their own."""
         self._next_id += 1
         return self._next_id - 1

@@ -43,7 +43,7 @@ class FrameStream:
         if not 1 <= len(payload) <= DATA_FRAME_BYTES:
             raise FrameError(f"frame of {len(payload)} bytes not sent: allowed are 1 to {DATA_FRAME_BYTES}")
         deadline = _deadline(timeout)
-        rest = memoryview(_LENGTH.pack(len(payload)) + payload)
+        rest = memoryview(framed(payload))
         while rest:
             try:
                 rest = rest[os.write(self.write_fd, rest) :]
@@ -73,6 +73,11 @@ class FrameStream:
                 raise FrameError(f"the stream ended inside a frame: {len(data)} of {n} bytes")
             data += chunk
         return bytes(data)
+
+
+def framed(payload: bytes) -> bytes:
+    """The bytes of one frame."""
+    return _LENGTH.pack(len(payload)) + payload
 
 
 def _deadline(timeout: float | None) -> float | None:

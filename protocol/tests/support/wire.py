@@ -17,10 +17,6 @@ from toy_engine import ToyEngine
 NONCE = "00112233445566778899aabbccddeeff"
 
 
-def framed(payload: bytes) -> bytes:
-    return len(payload).to_bytes(4, "big") + payload
-
-
 def golden_frames() -> dict[str, bytes]:
     """As docs/protocol.md prints them: name of the message -> the whole frame."""
     text, frames = DOCUMENT.read_text(), {}

@@ -11,14 +11,29 @@ from typing import Any
 import numpy as np
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_protocol.client import Received
-from enginebench_protocol.codec import pack_ids, unpack_ids, unpack_times
+from enginebench_protocol.codec import decode, encode, pack_ids, unpack_ids, unpack_times
+from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure
-from enginebench_protocol.messages import FAILURE_CODES, Event, Generate, Generated, Load, Loaded, Request, Token
+from enginebench_protocol.framing import framed
+from enginebench_protocol.messages import (
+    FAILURE_CODES,
+    Cancel,
+    Event,
+    FromEngine,
+    Generate,
+    Generated,
+    Load,
+    Loaded,
+    Request,
+    Token,
+)
 from enginebench_protocol.prompts import ids_sha256, prompt_ids
 
 from enginebench.conformance.launch import N_CTX, Launch, NotApplicable, Step, Violation, require
 
 N_PROMPT, N_GEN = 16, 12
+HOT, COLD = 2.0, 1e-6
+"""Temperatures: at the one two seeds draw the same ids by no accident, at the other nothing but the likeliest comes."""
 LOAD_SECONDS, REQUEST_SECONDS = 900.0, 300.0
 STAMP_TRIES = 20
 """A busy machine may delay the parent in many requests; an engine whose clock is wrong is wrong in each."""
@@ -45,6 +60,13 @@ class Life(Launch):
             Step("one token can be generated", self.generates_one),
             Step("stamps increase and agree with the parent's", self.stamps_agree),
             Step("tokens are streamed when asked for", self.streams),
+            Step("a stop id is the last token", self.stops),
+            Step("nothing is left of a request that was ended early", self.forgets),
+            Step("a cancel ends a request that streams", self.cancels),
+            Step("a cancel that comes too late changes nothing", self.drops_late_cancel),
+            Step("the same seed draws the same ids, another one others", self.draws),
+            Step("at a temperature near 0 the ids are the greedy ones", self.cools),
+            Step("greedy requests are as before, also after drawing", self.as_ever),
             Step("an id outside the vocabulary is refused", self.refuses_foreign_id),
             Step("more positions than the context are refused", self.refuses_long_prompt),
             Step("score gives finite logits of the right shape", self.scores),
@@ -128,6 +150,50 @@ class Life(Launch):
         expected = list(enumerate(unpack_ids(generated.tokens)))
         require(streamed == expected, f"events {streamed}, reply {expected}")
 
+    def stops(self) -> None:
+        whole = list(unpack_ids(self.first.tokens))
+        stop = whole[N_GEN // 2]
+        expected = whole[: whole.index(stop) + 1]
+        generated, _ = self._generate(self._prompt(0), N_GEN, stop=[stop])
+        ids, n_times = list(unpack_ids(generated.tokens)), len(unpack_times(generated.t_token_ns))
+        require(ids == expected, f"ids {ids} with stop id {stop}, expected {expected}")
+        require(n_times == len(ids), f"{n_times} times for {len(ids)} tokens")
+
+    def cancels(self) -> None:
+        """Both frames are in the pipe before the engine reads the first: it finds the cancel after its first token."""
+        longest = N_CTX - N_PROMPT
+        streamed, ids = self._cancelled(longest)
+        require(len(ids) < longest, f"all {longest} tokens, although a cancel was waiting after the first one")
+        require(streamed == ids, f"events {streamed}, reply {ids}")
+        whole = list(unpack_ids(self.first.tokens))
+        require(ids[:N_GEN] == whole[: len(ids)], f"ids {ids} before the end, the whole request has {whole}")
+
+    def drops_late_cancel(self) -> None:
+        for request_id in (self.client.new_id(), 2**31):
+            self.client.stream.send(encode(Cancel(id=request_id)))
+        self.as_ever()
+
+    def forgets(self) -> None:
+        """Ended after the first token, and after a few."""
+        for n_gen, stream in ((1, False), (3, True)):
+            stop = unpack_ids(self._generate(self._prompt(1), n_gen)[0].tokens)[-1]
+            self._generate(self._prompt(1), N_GEN, stop=[stop], stream=stream)
+            self.as_ever()
+
+    def draws(self) -> None:
+        first, again, other = (self._drawn(HOT, seed) for seed in (7, 7, 8))
+        require(first == again, f"first {first}, then {again} with the same seed")
+        require(first != other, f"two seeds draw the same {N_GEN} ids {first} at temperature {HOT:g}")
+
+    def cools(self) -> None:
+        cold, greedy = self._drawn(COLD, 7), list(unpack_ids(self.first.tokens))
+        require(cold == greedy, f"ids {cold} at temperature {COLD:g}, greedy {greedy}")
+
+    def as_ever(self) -> None:
+        generated, _ = self._generate(self._prompt(0), N_GEN)
+        ids, first = list(unpack_ids(generated.tokens)), list(unpack_ids(self.first.tokens))
+        require(ids == first, f"first {first}, now {ids}")
+
     def refuses_foreign_id(self) -> None:
         self._refused(self._generate_request(pack_ids([self.loaded.vocab_size]), 1), "bad-request")
 
@@ -186,6 +252,32 @@ class Life(Launch):
 
     def _generate(self, prompt: bytes, n_gen: int, **options: Any) -> tuple[Generated, Received]:
         return self.client.generate(prompt, n_gen, REQUEST_SECONDS, **options)
+
+    def _cancelled(self, n_gen: int) -> tuple[list[int], list[int]]:
+        """Ids as they were streamed, and those of the reply."""
+        request = Generate(id=self.client.new_id(), prompt=self._prompt(0), n_gen=n_gen, stream=True)
+        frames = b"".join(framed(encode(message)) for message in (request, Cancel(id=request.id)))
+        os.write(self.child.write_fd, frames)
+        streamed: list[int] = []
+        while isinstance(message := self._received(), Token):
+            streamed.append(message.token)
+        if not isinstance(message, Generated):
+            raise Violation(f"answered with {type(message).__name__.lower()}: {getattr(message, 'message', '')}")
+        require(message.id == request.id, f"the reply has id {message.id}, the request {request.id}")
+        return streamed, list(unpack_ids(message.tokens))
+
+    def _received(self) -> FromEngine:
+        message: FromEngine = decode(self.client.stream.receive(timeout=REQUEST_SECONDS), FromEngine)
+        return message
+
+    def _drawn(self, temperature: float, seed: int) -> list[int]:
+        """Raises NotApplicable if the engine says that it cannot."""
+        try:
+            generated, _ = self._generate(self._prompt(0), N_GEN, sampling=Sampling(temperature, seed))
+        except EngineFailure as failure:
+            require(failure.code == "unsupported", f"failed with {failure.code!r} ({failure}) instead of 'unsupported'")
+            raise NotApplicable(failure.message) from None
+        return list(unpack_ids(generated.tokens))
 
     def _generate_request(self, prompt: bytes, n_gen: int) -> Generate:
         return Generate(id=1, prompt=prompt, n_gen=n_gen)
