@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import select
+import signal
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +59,40 @@ def test_the_version_names_the_commit(cli: Cli) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("enginebench 0.")
     assert "commit" in done.stdout
+
+
+def test_a_prompt_is_answered_on_stdout_with_its_timing_beside_it(cli: Cli) -> None:
+    done = cli("--prompt", "Explain quantum computing", "--timing", "--framework", "fake", "--model", "tiny",
+               "--temperature", "0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wanted = "= enginebench prompt 'Explain quantum computing' --engine fake --model tiny --temperature 0 --timing"
+    assert done.stderr.splitlines()[0] == wanted
+    assert done.stdout.strip()
+    assert "=" not in done.stdout.split()[0]
+
+
+def test_a_download_is_models_pull(cli: Cli) -> None:
+    done = cli("--download", "--model", "tiny")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "= enginebench models pull tiny"
+    assert "nothing to download" in done.stderr
+
+
+def test_options_alone_on_a_terminal_are_a_chat(home: dict[str, str]) -> None:
+    """Ctrl-D ends it as soon as it asks."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["--framework", "fake", "--model", "tiny", "--temperature", "0"]
+        os.execve(sys.executable, [sys.executable, "-m", "enginebench", *words], home)
+    shown, ended, deadline = b"", 0, time.monotonic() + 120
+    while not ended and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):  # the terminal is gone when the chat has ended
+            shown += os.read(terminal, 4096) if select.select([terminal], [], [], 0.5)[0] else b""
+            if b"Ctrl-D ends the chat" in shown:
+                os.write(terminal, b"\x04")
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+    assert ended, shown
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert b"= enginebench chat fake --model tiny --temperature 0" in shown
