@@ -6,7 +6,7 @@ loss of quantising.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -36,8 +36,8 @@ KINDS: dict[str, Callable[[Floats], Quantised]] = {
 }
 
 
-def is_quantised(tensor: Tensor) -> bool:
-    return tensor.name.startswith("layers.") and len(tensor.shape) == 2
+def is_quantised(name: str, shape: Sequence[int]) -> bool:
+    return name.startswith("layers.") and len(shape) == 2
 
 
 def in_parts(stored: Tensor, kind: str, n_threads: int) -> Iterator[tuple[slice, Quantised]]:
@@ -78,7 +78,7 @@ class QuantisedWeights:
 
     def tensor(self, name: str) -> Tensor:
         stored = self.weights.tensor(name)
-        if not is_quantised(stored):
+        if not is_quantised(name, stored.shape):
             return stored
         restored = np.empty(stored.shape, np.float32)
         for rows, part in in_parts(stored, self.kind, os.cpu_count() or 1):

@@ -34,7 +34,7 @@ def load_weights(
         stored = checkpoint.tensor(name)
         if len(stored.shape) == 1:
             weights[name] = stored.float32()[None]
-        elif style.eight_bit and is_quantised(stored):
+        elif style.eight_bit and is_quantised(name, stored.shape):
             weights[name] = quantised(stored.float32(), style.eight_bit)
         else:
             weights[name] = converted(stored, style.dtype)

@@ -34,7 +34,8 @@ from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
 from engine_torch.decoding import Decoder
-from engine_torch.model import Llama
+from engine_torch.model import Llama, weight
+from engine_torch.quantize import MATRICES, prepare, quantise
 from engine_torch.weights import load_model
 
 
@@ -42,6 +43,7 @@ from engine_torch.weights import load_model
 class Settings:
     half: bool
     compiled: bool
+    quantisation: str = ""
 
 
 SETTINGS = {
@@ -49,6 +51,8 @@ SETTINGS = {
     "half": Settings(half=True, compiled=False),
     "compile32": Settings(half=False, compiled=True),
     "optimized": Settings(half=True, compiled=True),
+    "int8": Settings(half=True, compiled=True, quantisation="int8"),
+    "nf4": Settings(half=True, compiled=True, quantisation="nf4"),
 }
 
 
@@ -61,6 +65,8 @@ class TorchEngine(Engine):
         "half": "16-bit, eager",
         "compile32": "float32, torch.compile",
         "optimized": "16-bit, torch.compile; CUDA graphs on a GPU",
+        "int8": "optimized with the blocks' matrices in int8, a scale for each row",
+        "nf4": "optimized with the blocks' matrices in NF4, a peak for each run of 64",
     }
 
     def __init__(self) -> None:
@@ -73,13 +79,11 @@ class TorchEngine(Engine):
         device = chosen_device(request.device)
         settings = SETTINGS[request.configuration]
         checkpoint = opened(request)
-        dtype = weight_dtype(checkpoint, settings, device)
         configure(request, settings)
         stages: dict[str, int] = {}
         try:
-            with stage(stages, "read"):
-                model = load_model(checkpoint, dtype, device, lambda fraction: progress("read", fraction))
-                self._decoder = Decoder(model, request.n_ctx, settings.compiled)
+            model = loaded_model(request, checkpoint, settings, device, progress, stages)
+            self._decoder = Decoder(model, request.n_ctx, settings.compiled)
         except torch.OutOfMemoryError as error:
             raise EngineFailure("out-of-memory", str(error), "use a smaller model or a 16-bit configuration") from None
         freeze_garbage()
@@ -132,6 +136,25 @@ def opened(request: Load) -> Checkpoint:
     return checkpoint
 
 
+def loaded_model(
+    request: Load,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    device: torch.device,
+    progress: ProgressSink,
+    stages: dict[str, int],
+) -> Llama:
+    kind, dtype = settings.quantisation, weight_dtype(checkpoint, settings, device)
+    with stage(stages, "read"), failing(ModelError):
+        matrix = MATRICES.get(kind, weight)
+        model = load_model(checkpoint, dtype, device, lambda fraction: progress("read", fraction), matrix)
+    if kind:
+        with stage(stages, "convert"), failing(ModelError):
+            prepare(kind, device, Path(request.cache))
+            quantise(model, checkpoint, kind, device, lambda fraction: progress("convert", fraction))
+    return model
+
+
 def weight_dtype(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> torch.dtype:
     """16 bits: the file's own type, so that nothing is rounded or converted; float16 for files of other types.
 
@@ -161,13 +184,14 @@ def configure(request: Load, settings: Settings) -> None:
 
 
 def report(request: Load, checkpoint: Checkpoint, model: Llama, stages: dict[str, int]) -> Loaded:
-    weight = model.layers[0].self_attn.k_proj
-    device = torch.cuda.get_device_name() if weight.is_cuda else "cpu"
+    matrix, table = model.layers[0].self_attn.k_proj, model.embed_tokens
+    kind = next((kind for kind, made in MATRICES.items() if isinstance(matrix, made)), "")
+    device = torch.cuda.get_device_name() if table.is_cuda else "cpu"
     return Loaded(
         id=request.id,
         weights_fingerprint=checkpoint.fingerprint,
-        precision="float32" if weight.dtype == torch.float32 else "16-bit",
-        weight_dtype=dtype_name(weight),
+        precision=kind or ("float32" if table.dtype == torch.float32 else "16-bit"),
+        weight_dtype=kind or dtype_name(matrix),
         activation_dtype="float32",
         kv_dtype=dtype_name(model.layers[0].self_attn.keys),
         device=device,

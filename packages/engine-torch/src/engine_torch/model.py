@@ -5,21 +5,26 @@ and softmax are float32 in every precision; weights, matrix products and cache h
 Left out: files (weights.py), sampling loops and compilation (decoding.py), batches.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from enginebench_models.config import LlamaConfig
 from torch import Tensor, nn
 
+Matrix = Callable[[int, int], nn.Parameter | nn.Module]
+"""Makes a matrix of a block, [out, in]: `weight`, or one of quantize.py, which multiplies itself."""
+
 
 class Llama(nn.Module):
     """Parameters are created without values (device "meta"); weights.py fills them in."""
 
-    def __init__(self, config: LlamaConfig, inverse_frequencies: Tensor) -> None:
+    def __init__(self, config: LlamaConfig, inverse_frequencies: Tensor, matrix: Matrix) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("inverse_frequencies", inverse_frequencies)  # [head_dim/2], RoPE scaling applied
         self.embed_tokens = weight(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(Block(config, matrix) for _ in range(config.n_layers))
         self.norm = weight(config.dim)
         self.lm_head = self.embed_tokens if config.tied_embeddings else weight(config.vocab_size, config.dim)
 
@@ -46,19 +51,19 @@ class Llama(nn.Module):
         return project(last, self.lm_head)[0].float()
 
     def allocate_cache(self, n_ctx: int) -> None:
-        """Room for `n_ctx` positions, in the dtype and on the device of the weights."""
+        """Room for `n_ctx` positions, in the dtype and on the device of the table."""
         for layer in self.layers:
-            layer.self_attn.allocate_cache(n_ctx)
+            layer.self_attn.allocate_cache(n_ctx, self.embed_tokens)
 
 
 class Block(nn.Module):
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, matrix: Matrix) -> None:
         super().__init__()
         self.norm_eps = config.norm_eps
         self.input_layernorm = weight(config.dim)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, matrix)
         self.post_attention_layernorm = weight(config.dim)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, matrix)
 
     def forward(
         self, x: Tensor, positions: Tensor, rotation: tuple[Tensor, Tensor], window: Tensor, visible: Tensor | None
@@ -73,18 +78,18 @@ class Attention(nn.Module):
     keys: Tensor  # [n_kv_heads, n_ctx, head_dim], rotated
     values: Tensor  # [n_kv_heads, n_ctx, head_dim]
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, matrix: Matrix) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
-        self.q_proj = weight(config.query_dim(), config.dim)
-        self.k_proj = weight(config.kv_dim(), config.dim)
-        self.v_proj = weight(config.kv_dim(), config.dim)
-        self.o_proj = weight(config.dim, config.query_dim())
+        self.q_proj = matrix(config.query_dim(), config.dim)
+        self.k_proj = matrix(config.kv_dim(), config.dim)
+        self.v_proj = matrix(config.kv_dim(), config.dim)
+        self.o_proj = matrix(config.dim, config.query_dim())
 
-    def allocate_cache(self, n_ctx: int) -> None:
+    def allocate_cache(self, n_ctx: int, like: Tensor) -> None:
         shape = (self.n_kv_heads, n_ctx, self.head_dim)
         for name in ("keys", "values"):
-            self.register_buffer(name, self.k_proj.new_zeros(shape), persistent=False)
+            self.register_buffer(name, like.new_zeros(shape), persistent=False)
 
     def forward(
         self, x: Tensor, positions: Tensor, rotation: tuple[Tensor, Tensor], window: Tensor, visible: Tensor | None
@@ -104,18 +109,18 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, matrix: Matrix) -> None:
         super().__init__()
-        self.gate_proj = weight(config.hidden_dim, config.dim)
-        self.up_proj = weight(config.hidden_dim, config.dim)
-        self.down_proj = weight(config.dim, config.hidden_dim)
+        self.gate_proj = matrix(config.hidden_dim, config.dim)
+        self.up_proj = matrix(config.hidden_dim, config.dim)
+        self.down_proj = matrix(config.dim, config.hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return project(F.silu(project(x, self.gate_proj)) * project(x, self.up_proj), self.down_proj)
 
 
-def weight(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
+def weight(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
 
 
 def normalised(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -129,13 +134,15 @@ def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def project(x: Tensor, weight: Tensor) -> Tensor:
+def project(x: Tensor, weight: Tensor | nn.Module) -> Tensor:
     """x · Wᵀ. [n, in] -> [n, out], in the dtype of the weights or, where that costs nothing, in float32
 
     One row under the compiler is written as a product and a sum: inductor makes one loop of it that reads each weight
     once, widens it in registers and accumulates in float32, fused with what stands around it. Not so for 16 bits on a
     processor, where the library's product of one row reads the weights as fast or faster.
     """
+    if isinstance(weight, nn.Module):
+        return weight(x)
     widens = weight.device.type == "cpu" and weight.dtype != torch.float32
     if x.shape[0] == 1 and torch.compiler.is_compiling() and not widens:
         return reduced(x[0], weight)[None]

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import prod
 
 import torch
 from enginebench_models.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from enginebench_models.pages import give_back, read_now
 from enginebench_models.tensor import Tensor as StoredTensor
 from torch import Tensor
 
-from engine_torch.model import Llama
+from engine_torch.model import Llama, Matrix, weight
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 BLOCK_BYTES = 16 << 20
@@ -24,21 +25,30 @@ ALIGNMENT = 64  # bytes: a cache line, and a vector register of AVX-512
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, progress: Callable[[float], None]
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[float], None],
+    matrix: Matrix = weight,
 ) -> Llama:
-    """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError."""
-    model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device))
-    stored = read(checkpoint, [name for name, _ in model.named_parameters()], dtype, device)
-    copied = {name: torch.Size(tensor.shape) for name, tensor in stored.items() if not is_ready(tensor, dtype, device)}
-    values, done = allocated(copied, dtype, device), 0
+    """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError.
+
+    What `matrix` makes of its own (quantize.py) is left without values.
+    """
+    model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device), matrix)
+    own = set(checkpoint.names())
+    stored = read(checkpoint, [name for name, _ in model.named_parameters() if name in own], dtype, device)
+    shapes = {name: torch.Size(tensor.shape) for name, tensor in stored.items() if not is_ready(tensor, dtype, device)}
+    values, done = allocated({name: (s, wanted_dtype(s, dtype)) for name, s in shapes.items()}, device), 0
+    n_elements = sum(prod(tensor.shape) for tensor in stored.values())
     for name in list(stored):
         tensor = stored.pop(name)  # reordered Q and K are copies: kept no longer than needed
-        if name in copied:
+        if name in shapes:
             fill(values[name], tensor)
         else:
             values[name] = as_torch(tensor)
         done += values[name].numel()
-        progress(done / checkpoint.config.weight_elements())
+        progress(done / n_elements)
     model.load_state_dict(values, strict=False, assign=True)
     if checkpoint.config.tied_embeddings:
         model.lm_head = model.embed_tokens
@@ -67,14 +77,13 @@ def read(checkpoint: Checkpoint, names: list[str], dtype: torch.dtype, device: t
         return dict(zip(names, pool.map(read_one, names), strict=True))
 
 
-def allocated(shapes: dict[str, torch.Size], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+def allocated(wanted: dict[str, tuple[torch.Size, torch.dtype]], device: torch.device) -> dict[str, Tensor]:
     """Uninitialised parameters on the device."""
     if device.type != "cpu":
-        return {name: torch.empty(s, dtype=wanted_dtype(s, dtype), device=device) for name, s in shapes.items()}
-    sizes = {name: s.numel() * wanted_dtype(s, dtype).itemsize for name, s in shapes.items()}
+        return {name: torch.empty(shape, dtype=kind, device=device) for name, (shape, kind) in wanted.items()}
+    sizes = {name: shape.numel() * kind.itemsize for name, (shape, kind) in wanted.items()}
     memory, offset, tensors = huge_pages(sum(sizes.values()) + ALIGNMENT * len(sizes)), 0, {}
-    for name, shape in shapes.items():
-        kind = wanted_dtype(shape, dtype)
+    for name, (shape, kind) in wanted.items():
         tensors[name] = torch.frombuffer(memory, dtype=kind, count=shape.numel(), offset=offset).view(shape)
         offset += -(-sizes[name] // ALIGNMENT) * ALIGNMENT
     return tensors
