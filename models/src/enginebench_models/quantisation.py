@@ -1,8 +1,8 @@
 """Weights that an engine quantises itself, after reading 16 bits: which, in which kinds, and the reference over them.
 
 The matrices of the blocks; table and output head stay as they are, as with bitsandbytes and in NVIDIA's tools. The
-recipe of a kind (eight_bit.py, nf4.py) is one for all engines, so the fidelity gate sees an engine's errors and not the
-loss of quantising.
+recipe of a kind (eight_bit.py, nf4.py, int4.py) is one for all engines, so the fidelity gate sees an engine's errors
+and not the loss of quantising.
 """
 
 import os
@@ -15,6 +15,7 @@ import numpy as np
 
 from enginebench_models import eight_bit
 from enginebench_models.config import LlamaConfig
+from enginebench_models.int4 import int4
 from enginebench_models.nf4 import nf4
 from enginebench_models.pages import give_back
 from enginebench_models.reference import Weights
@@ -25,7 +26,7 @@ BLOCK_ELEMENTS = 1 << 18  # 1 MiB of float32: several passes over it stay in a c
 
 
 class Quantised(Protocol):
-    """Rows of a matrix in one kind: eight_bit.Quantised or nf4.Nf4."""
+    """Rows of a matrix in one kind: eight_bit.Quantised, nf4.Nf4 or int4.Int4."""
 
     def float32(self) -> Floats: ...
 
@@ -33,6 +34,7 @@ class Quantised(Protocol):
 KINDS: dict[str, Callable[[Floats], Quantised]] = {
     **{kind: partial(eight_bit.quantised, kind=kind) for kind in eight_bit.KINDS},
     "nf4": nf4,
+    "int4": int4,
 }
 
 

@@ -78,7 +78,7 @@ def test_scores_are_float32_rows_of_the_vocabulary(ready: Any) -> None:
 def test_the_whole_context_can_be_used_and_not_one_position_more(
     load: Any, paths: dict[str, Path], configuration: str
 ) -> None:
-    engine = load(paths["odd.gguf"], configuration, n_ctx=20).engine
+    engine = load(paths["tiny.gguf"], configuration, n_ctx=20).engine
     assert len(list(engine.generate(PROMPT, 16))) == 16
     with pytest.raises(EngineFailure, match="21 positions exceed the 20"):
         list(engine.generate(PROMPT, 17))
@@ -116,12 +116,14 @@ def test_memory_accounts_for_weights_and_cache(ready: Any) -> None:
     assert account.kv_cache_bytes == ready.report.kv_cache_bytes
 
 
-def test_unload_forgets_the_model_and_load_may_follow(ready: Any, load: Any) -> None:
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_unload_forgets_the_model_and_load_may_follow(load: Any, paths: dict[str, Path], configuration: str) -> None:
+    ready = load(paths["tiny.gguf"], configuration)
     expected = list(ready.engine.generate(PROMPT, 8))
     ready.engine.unload()
     with pytest.raises(EngineFailure, match="no model is loaded"):
         list(ready.engine.generate(PROMPT, 1))
-    assert list(load(ready.path).engine.generate(PROMPT, 8)) == expected
+    assert list(load(ready.path, configuration).engine.generate(PROMPT, 8)) == expected
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_tokens_outside_the_vocabulary_are_refused(ready: Any, tokens: list[int]
 
 def test_a_model_behind_a_link_is_read(load: Any, paths: dict[str, Path], tmp_path: Path) -> None:
     link = tmp_path / "link.gguf"
-    link.symlink_to(paths["odd.gguf"])
+    link.symlink_to(paths["tiny.gguf"])
     for configuration in CONFIGURATIONS:
         assert len(list(load(link, configuration).engine.generate(PROMPT, 2))) == 2
 
@@ -197,7 +199,7 @@ def test_the_library_leaves_no_telemetry_files(paths: dict[str, Path], tmp_path:
     home.mkdir()
     scratch.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-c", LOAD_AND_GENERATE, str(paths["odd.gguf"]), str(scratch), configuration]
+    command = [sys.executable, "-c", LOAD_AND_GENERATE, str(paths["tiny.gguf"]), str(scratch), configuration]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert len(done.stdout.split()) == 8
     assert [path for path in home.rglob("*") if path.is_file()] == []

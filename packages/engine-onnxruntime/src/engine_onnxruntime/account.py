@@ -36,7 +36,7 @@ def account(config: LlamaConfig, weights: Weights, method: Method, activations: 
     read_bytes = elements(products) * dtype.itemsize if not method.block_elements else stored_bytes(products)
     extra = 0 if config.tied_embeddings and weight_dtype == stored_dtype(table[0]) else stored_bytes(table)
     return Held(
-        weight_dtype=weight_dtype.name,
+        weight_dtype=weights.kind or weight_dtype.name,
         activation_dtype=dtype.name,
         weights_bytes=read_bytes + extra,
         kv_cache_bytes=n_ctx * config.kv_bytes_per_token(dtype.itemsize),

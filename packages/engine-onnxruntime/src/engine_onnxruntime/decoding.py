@@ -27,7 +27,8 @@ def open_decoder(
     checkpoint: Checkpoint, weights: Weights, device: Device, method: Method, n_ctx: int, threads: int
 ) -> Decoder:
     rotary = rotary_table(checkpoint.inverse_frequencies, n_ctx)
-    model = llama_model(checkpoint.config, rotary, Style(method.compute, weights.interleaved), weights.tensors)
+    style = Style(method.compute, weights.interleaved)
+    model = llama_model(checkpoint.config, rotary, style, weights.tensors, weights.packed)
     session = open_session(model, weights, device, method, threads)
     return Decoder(session, checkpoint.config, weights, device, method, n_ctx)
 

@@ -47,6 +47,9 @@ class OnnxruntimeEngine(Engine):
         "default": "our own graph, IO binding, 16-bit weights in the mapped file",
         "float32": "default with weights that ONNX Runtime converts and packs while loading",
         "genai": "default driven by ONNX Runtime GenAI's generator",
+        "int8": "default with the blocks' matrices in 8 bits, a scale for each row (MatMulNBits)",
+        "int4": "default with the blocks' matrices in 4 bits, a scale for each 32 (MatMulNBits)",
+        "nf4": "default with the blocks' matrices in NF4, runs of 64 (MatMulBnb4)",
     }
 
     def __init__(self) -> None:
@@ -61,16 +64,24 @@ class OnnxruntimeEngine(Engine):
         stages: dict[str, int] = {}
         with stage(stages, "import"):
             os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library is loaded; its own API comes too late
-            from engine_onnxruntime import decoding, genai, session, weights
+            from engine_onnxruntime import decoding, genai, quantise, session, weights
         with explained():
             session.check_shape(checkpoint.config)
             device = session.choose_device(request.device)
             method = session.choose_method(request.configuration, device, checkpoint.tensor("embed_tokens").dtype)
             expanded = "float32" if request.configuration == "float32" else "float16"
+            if request.configuration in quantise.KINDS:
+                quantise.refuse_blocks(checkpoint)
             with stage(stages, "read"):
                 located = weights.locate_weights(
                     checkpoint, method.block_elements, expanded, lambda fraction: progress("read", fraction)
                 )
+            if request.configuration in quantise.KINDS:
+                with stage(stages, "convert"), failing(ModelError):
+                    kind, threads = request.configuration, request.threads
+                    located = quantise.quantised_weights(
+                        checkpoint, located, kind, threads, lambda fraction: progress("convert", fraction)
+                    )
             progress("compile", 0.0)
             with stage(stages, "compile"):
                 needed = (checkpoint, located, device, method, request.n_ctx, request.threads)
@@ -135,7 +146,7 @@ def report(request: Load, checkpoint: Checkpoint, decoder: Decoder | GenaiDecode
     return Loaded(
         id=request.id,
         weights_fingerprint=checkpoint.fingerprint,
-        precision="float32" if held.weight_dtype == "float32" else "16-bit",
+        precision=precision(held.weight_dtype),
         weight_dtype=held.weight_dtype,
         activation_dtype=held.activation_dtype,
         kv_dtype=held.activation_dtype,
@@ -149,6 +160,13 @@ def report(request: Load, checkpoint: Checkpoint, decoder: Decoder | GenaiDecode
         stages=stages,
         versions=versions(),
     )
+
+
+def precision(weight_dtype: str) -> str:
+    """The class that the fidelity gate applies; what is quantised is named by its recipe."""
+    from engine_onnxruntime.quantise import KINDS
+
+    return weight_dtype if weight_dtype in ("float32", *KINDS) else "16-bit"
 
 
 def versions() -> dict[str, str]:

@@ -34,20 +34,34 @@ class Style:
     masked: bool = False
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Rows of a matrix as one operator multiplies by them: its weights by name, its attributes."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    attributes: Mapping[str, int]
+
+
 def cache_names(config: LlamaConfig, prefix: str) -> list[str]:
     """Of "past_key_values" or "present": layer by layer, key before value."""
     return [f"{prefix}.{layer}.{kind}" for layer in range(config.n_layers) for kind in ("key", "value")]
 
 
 def llama_model(
-    config: LlamaConfig, rotary: npt.NDArray[np.float32], style: Style, weights: Mapping[str, Sequence[TensorProto]]
+    config: LlamaConfig,
+    rotary: npt.NDArray[np.float32],
+    style: Style,
+    weights: Mapping[str, Sequence[TensorProto]],
+    packed: Mapping[str, Sequence[Packed]] | None = None,
 ) -> ModelProto:
-    """`rotary` [2, n_ctx, head_dim/2]: cosines and sines. `weights` by the names of the checkpoint, in blocks of rows.
+    """`rotary` [2, n_ctx, head_dim/2]: cosines and sines. `weights` by the names of the checkpoint, in blocks of rows;
+    `packed`: those of them that are multiplied by in fewer bits.
 
     Inputs: input_ids int64 [1, n]; the cache, [1, n_kv_heads, n_ctx, head_dim] each; how long the sequence is after
     these ids. Outputs: logits [1, 1, vocab] after the last id, their argmax int64 [1, 1], the cache.
     """
-    graph = Graph(config, style, weights)
+    graph = Graph(config, style, weights, packed or {})
     graph.constant("cos", rotary[0])
     graph.constant("sin", rotary[1])
     graph.whole()
@@ -82,10 +96,17 @@ def length_inputs(style: Style) -> list[ValueInfoProto]:
 class Graph:
     """Nodes and constants as they are added. Values are named after what they hold."""
 
-    def __init__(self, config: LlamaConfig, style: Style, weights: Mapping[str, Sequence[TensorProto]]) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        style: Style,
+        weights: Mapping[str, Sequence[TensorProto]],
+        packed: Mapping[str, Sequence[Packed]],
+    ) -> None:
         self.config = config
         self.style = style
         self.weights = weights
+        self.packed = packed
         self.nodes: list[NodeProto] = []
         self.casts: list[NodeProto] = []
         self.initializers = list({tensor.name: tensor for blocks in weights.values() for tensor in blocks}.values())
@@ -152,13 +173,18 @@ class Graph:
 
     def project(self, name: str, x: str, output: str = "") -> str:
         """x · weightᵀ: [1, n, in] × [out, in] → [1, n, out], block by block."""
-        output, blocks = output or f"{name}.projected", self.weights[name]
-        parts = [output] if len(blocks) == 1 else [f"{block.name}.part" for block in blocks]
+        output, blocks = output or f"{name}.projected", self.products(name)
+        parts = [output] if len(blocks) == 1 else [f"{block.inputs[0]}.part" for block in blocks]
         for block, part in zip(blocks, parts, strict=True):
-            self.add("FusedMatMul", [x, self.weight(block)], [part], MICROSOFT, transB=1)
+            self.add(block.operator, [x, *block.inputs], [part], MICROSOFT, **block.attributes)
         if len(parts) > 1:
             self.add("Concat", parts, [output], axis=-1)
         return output
+
+    def products(self, name: str) -> Sequence[Packed]:
+        if name in self.packed:
+            return self.packed[name]
+        return [Packed("FusedMatMul", (self.weight(block),), {"transB": 1}) for block in self.weights[name]]
 
     def weight(self, tensor: TensorProto) -> str:
         """A weight in the type of the products.

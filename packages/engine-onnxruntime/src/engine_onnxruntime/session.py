@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnxruntime
 from enginebench_models.config import LlamaConfig
@@ -113,6 +114,6 @@ def open_session(model: ModelProto, weights: Weights, device: Device, method: Me
     if weights.values:
         given = [OrtValue.ortvalue_from_numpy(array) for array in weights.values.values()]
         options.add_external_initializers(list(weights.values), given)
-    else:
+    if weights.folder != Path():
         options.add_session_config_entry(FOLDER_KEY, str(weights.folder))
     return InferenceSession(model.SerializeToString(), options, providers=[(device.provider, dict(device.options))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.tensor import Tensor
 from onnx import TensorProto, helper
+
+from engine_onnxruntime.model import Packed
 
 ONNX_TYPES: dict[str, int] = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 READ_BYTES = 16 << 20
@@ -29,7 +31,8 @@ class Weights:
 
     tensors      `lm_head` is there for a tied model too
     folder       what the places of `tensors` are relative to
-    values       arrays, by the names of initializers, of weights that lie in no file: none, or all
+    values       arrays, by the names of initializers, of weights that lie in no file
+    packed       matrices that are multiplied by in fewer bits (quantise.py), all of this kind
     interleaved  whether the rows of Q and K are in GGUF's order (rotated pairs adjacent): the file's own bytes are
     """
 
@@ -37,6 +40,8 @@ class Weights:
     folder: Path
     values: Mapping[str, npt.NDArray[np.generic]]
     interleaved: bool
+    packed: Mapping[str, Sequence[Packed]] = field(default_factory=dict)
+    kind: str = ""
 
 
 def locate_weights(
