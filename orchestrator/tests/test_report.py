@@ -16,6 +16,7 @@ from enginebench.judge.stored_run import StoredRun
 from enginebench.report.html.page import html, report
 from enginebench.report.plots import bars, courses, ratios, roofline, stacks
 from enginebench.report.plots.drawing import Lack, Plot, file, inline
+from enginebench.report.terminal_bars import bar_lines, drawn
 from enginebench.store.manifest import seal
 from enginebench.store.result import read_result, write_result
 
@@ -261,3 +262,24 @@ def test_the_command_on_a_run_of_twelve_cases_and_ten_launches(large: dict[str, 
     assert done.stdout.strip() == str(page)
     assert page.stat().st_size < LARGEST_BYTES
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < LONGEST_CPU_SECONDS
+
+
+def test_bars_of_a_terminal_are_on_one_scale_with_their_intervals() -> None:
+    drawn_bars = [bars.Bar("a:b", 10.0, (8.0, 12.0)), bars.Bar("longer", 6.0, None), bars.Bar("c", 0.1, None)]
+    assert list(drawn(drawn_bars, 37)) == [
+        "a:b    ████████▒▒── 10.0 [8.00, 12.0]",
+        "longer ██████       6.00",
+        "c                   0.100",
+    ]
+
+
+def test_bars_of_a_terminal_fit_into_it(large: dict[str, Any]) -> None:
+    lines = list(bar_lines(large, 80))
+    assert max(map(len, lines)) <= 80
+    assert [lines.count("Decode rate, tok/s"), lines.count("Time to first token, ms")] == [1, 1]
+
+
+def test_bars_of_a_terminal_say_why_there_are_none(reference: dict[str, Any]) -> None:
+    cases = [case for case in reference["cases"] if case["status"] == "unavailable"]
+    lines = list(bar_lines({**reference, "cases": cases}, 80))
+    assert any(line.startswith("nothing to show: needs") for line in lines)

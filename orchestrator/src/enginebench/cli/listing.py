@@ -12,6 +12,7 @@ from enginebench.judge.stored_run import read_run
 from enginebench.report.cold_start import cold_start_text
 from enginebench.report.formats import Output, Sheet
 from enginebench.report.profile import kernel_sheet
+from enginebench.report.terminal_bars import bar_lines
 from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
@@ -22,6 +23,7 @@ from .options import (
     OutputOption,
     ResultsOption,
     TimingOption,
+    console,
     print_result,
     print_sheet,
     say,
@@ -53,6 +55,7 @@ def show(
         bool, typer.Option("--cold-start", help="what a cold start is made of, time to N tokens, break-even points")
     ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="the kernels of its profiled cases")] = False,
+    plots: Annotated[bool, typer.Option("--plots", help="bars of decode rate and time to first token")] = False,
 ) -> None:
     """Print the table of an earlier run."""
     place = find_run(run, results)
@@ -61,6 +64,9 @@ def show(
         say(remark)
     if cold_start:
         print(cold_start_text(stored.result))
+        return
+    if plots:
+        print("\n".join(bar_lines(stored.result, console().width)))
         return
     if profile:
         print_sheet(kernel_sheet(place if place.is_dir() else place.parent), output)

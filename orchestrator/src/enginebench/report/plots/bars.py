@@ -27,6 +27,11 @@ class Bar:
     is_instrument: bool = False
 
     @property
+    def end(self) -> float:
+        """Of all that is drawn."""
+        return max(self.value, *(self.interval or (self.value,)))
+
+    @property
     def said(self) -> str:
         if self.interval is None:
             return rounded(self.value)
@@ -35,22 +40,29 @@ class Bar:
 
 
 def decode(cases: Sequence[dict[str, Any]]) -> Plot | Lack:
-    title, bars = "Decode rate", of_metric(cases, "decode_tps", 1.0)
+    title, bars = "Decode rate", decode_bars(cases)
     if not bars:
         return Lack(title, _why(cases, "decode_tps"))
-    return _plot("decode", title, "tok/s", sorted(bars, key=lambda bar: -bar.value), "fastest")
+    return _plot("decode", title, "tok/s", bars, "fastest")
 
 
 def time_to_first_token(cases: Sequence[dict[str, Any]]) -> Plot | Lack:
-    title, bars = "Time to first token", of_metric(cases, "ttft_ns", 1e6)
+    title, bars = "Time to first token", ttft_bars(cases)
     if not bars:
         return Lack(title, _why(cases, "ttft_ns"))
-    return _plot("ttft", title, "ms", sorted(bars, key=lambda bar: bar.value), "soonest")
+    return _plot("ttft", title, "ms", bars, "soonest")
 
 
-def of_metric(cases: Sequence[dict[str, Any]], name: str, scale: float) -> list[Bar]:
-    """Of the cases that have a valid value which may be shown."""
-    return [bar for case in cases if (bar := _bar(case, name, scale)) is not None]
+def decode_bars(cases: Sequence[dict[str, Any]]) -> list[Bar]:
+    """Of the cases that have a valid value which may be shown, the best first."""
+    bars = (_bar(case, "decode_tps", 1.0) for case in cases)
+    return sorted((bar for bar in bars if bar), key=lambda bar: -bar.value)
+
+
+def ttft_bars(cases: Sequence[dict[str, Any]]) -> list[Bar]:
+    """The same of times, in ms."""
+    bars = (_bar(case, "ttft_ns", 1e6) for case in cases)
+    return sorted((bar for bar in bars if bar), key=lambda bar: bar.value)
 
 
 def _bar(case: dict[str, Any], name: str, scale: float) -> Bar | None:
@@ -92,18 +104,23 @@ def _plot(name: str, title: str, unit: str, bars: list[Bar], best: str) -> Plot:
 def draw(axes: Axes, bars: Sequence[Bar], unit: str) -> None:
     places = range(len(bars))
     colours = [MUTED if bar.is_instrument else SERIES[0] for bar in bars]
-    axes.barh(places, [bar.value for bar in bars], height=0.36, color=colours)
+    block(axes, places, [0.0] * len(bars), [bar.value for bar in bars], colours)
+    known = [(place, *bar.interval) for place, bar in zip(places, bars, strict=True) if bar.interval]
+    if known:
+        rows, lows, highs = zip(*known, strict=True)
+        axes.hlines(rows, lows, highs, color=INK, linewidth=1.2)
+        axes.plot([*lows, *highs], [*rows, *rows], "|", color=INK, markersize=7)
     for place, bar in zip(places, bars, strict=True):
-        low, high = bar.interval or (bar.value, bar.value)
-        if bar.interval:
-            axes.errorbar((low + high) / 2, place, xerr=(high - low) / 2, color=INK, linewidth=1.2, capsize=3)
-        axes.annotate(
-            rounded(bar.value), (max(high, bar.value), place), (5, 0), textcoords="offset points", va="center"
-        )
+        axes.annotate(rounded(bar.value), (bar.end, place), (5, 0), textcoords="offset points", va="center")
         label_above(axes, bar.label, place)
     rows_from_the_top(axes, len(bars))
-    axes.set_xlim(0, max(max(bar.value, *(bar.interval or (0,))) for bar in bars) * 1.14)
+    axes.set_xlim(0, max(bar.end for bar in bars) * 1.14)
     axes.set_xlabel(unit)
+
+
+def block(axes: Axes, places: Sequence[int], starts: Sequence[float], ends: Sequence[float], colour: Any) -> Any:
+    """Horizontal bars as thick lines: one thing to draw, where each rectangle would be one. What is in the legend."""
+    return axes.hlines(places, starts, ends, colors=colour, linewidth=0.36 * ROW, capstyle="butt")
 
 
 def label_above(axes: Axes, text: str, place: float) -> None:

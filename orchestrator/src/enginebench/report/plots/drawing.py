@@ -189,7 +189,7 @@ def legend_below(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> N
 
 def log_axes(axes: Axes, *which: Axis) -> None:
     """With numbers as people write them, where Matplotlib would write formulas. To be called when all is drawn."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter  # noqa: PLC0415
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator  # noqa: PLC0415
 
     for name in which:
         (axes.set_xscale if name == "x" else axes.set_yscale)("log")
@@ -197,7 +197,7 @@ def log_axes(axes: Axes, *which: Axis) -> None:
         low, high = axis.get_view_interval()
         axis.set_major_locator(MaxNLocator(4) if high < 5 * low else LogLocator(subs=_subdivision(high / low)))
         axis.set_major_formatter(lambda value, _: f"{value:,g}" if value < 1e4 else f"{value / 1000:,g}k")
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
 
 
 def _subdivision(ratio: float) -> tuple[float, ...]:

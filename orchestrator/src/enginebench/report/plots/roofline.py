@@ -68,10 +68,8 @@ def _draw(axes: Axes, found: Roofline, engines: Sequence[Point]) -> None:
     handles: list[Any] = [line]
     for point in engines:
         index = found.points.index(point)
-        bounds = point.interval or [point.decode_tps, point.decode_tps]
-        middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
         x, colour = point.bytes_per_token / 1e9, SERIES[index % len(SERIES)]
-        axes.errorbar(x, middle, yerr=half, color=colour, linewidth=1)
+        axes.plot([x, x], point.interval or [point.decode_tps] * 2, color=colour, linewidth=1)
         marker = MARKERS[(index + index // len(SERIES)) % len(MARKERS)]
         handles += axes.plot(x, point.decode_tps, marker, color=colour, markersize=7, markeredgecolor=MUTED, alpha=0.85)
     log_axes(axes, "x", "y")

@@ -11,7 +11,7 @@ from enginebench.report.cold_start import PARTS
 from enginebench.report.formats import Sheet, rounded
 from enginebench.run.process import printable
 
-from .bars import ROW, label_above, rows_from_the_top
+from .bars import ROW, block, label_above, rows_from_the_top
 from .drawing import MUTED, SERIES, Lack, Plot, legend_below, legend_height
 
 if TYPE_CHECKING:
@@ -125,8 +125,9 @@ def _draw(axes: Axes, stacks: Sequence[Stack], present: Sequence[str], unit: str
     handles = []
     for part, colour in zip(present, COLOURS, strict=False):
         lengths = [max(stack.parts[part] or 0.0, 0.0) for stack in stacks]
-        handles.append(axes.barh(range(len(stacks)), lengths, height=0.36, left=starts, color=colour))
-        starts = [start + length for start, length in zip(starts, lengths, strict=True)]
+        ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+        handles.append(block(axes, range(len(stacks)), starts, ends, colour))
+        starts = ends
     for place, (stack, end) in enumerate(zip(stacks, starts, strict=True)):
         total = stack.total or end
         axes.annotate(rounded(total), (max(end, total), place), (5, 0), textcoords="offset points", va="center")
