@@ -138,12 +138,13 @@ class Handler(BaseHTTPRequestHandler):
         if content is None or found["revision"] not in (hub.commit, *hub.revisions):
             self.answer(404, {"X-Error-Code": "EntryNotFound"})
             return
-        facts = {"X-Repo-Commit": hub.commit, "ETag": f'"{described(name, content)["blobId"]}"'}
+        known = described(name, content)
+        facts = {"X-Repo-Commit": hub.commit, "ETag": f'"{known["blobId"]}"'}
         if len(content) < LFS_BYTES:
             self.answer(200, facts, hub.body(name))
             return
         linked = {
-            "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Linked-Etag": f'"{known["lfs"]["sha256"]}"',
             "X-Linked-Size": str(len(content)),
             "Location": f"{hub.store_address}/{name}",
         }

@@ -96,6 +96,8 @@ def test_a_pulled_model_is_listed_and_removed_again(cache: Path, hub: Any) -> No
     assert "tiny: 8.5 MB from someone/tiny at c0ffee000000" in done.stderr
     assert (cache / "tiny" / RECORD).is_file()
     assert "real 8.5 MB, synthetic 8.5 MB" in typed().stdout
+    hub.down = True
+    assert typed("pull", "tiny").exit_code == 0  # it is here: no hub is needed
     assert isinstance(typed("remove", "tiny").exception, UsageError)  # nobody can be asked
     assert (cache / "tiny").exists()
     assert typed("remove", "tiny", "--yes").exit_code == 0

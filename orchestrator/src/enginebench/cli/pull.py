@@ -36,10 +36,13 @@ def pull(name: NameArgument, yes: YesOption = False) -> None:
 
 def download(name: str, *, yes: bool = False) -> Path:
     """Its folder. Raises UsageError for a name that has nothing to download; ends the program where it fails."""
+    cache = cache_folder() / "models"
     try:
-        found = planned(entry(name), cache_folder() / "models")
-        if not found.target.exists():
-            _agree(found, yes=yes)
+        model = entry(name)
+        if (cache / model.name).exists():
+            return cache / model.name
+        found = planned(model, cache)
+        _agree(found, yes=yes)
         with Bar(found) as bar:
             return downloaded(found, bar.say)
     except ModelNotFound as error:
