@@ -1,11 +1,13 @@
 """Sizes that follow from a shape, against published numbers."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from enginebench_models.catalogue import entries, entry
 from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import InvalidModel, ModelNotFound
+from enginebench_models.plain_name import plain_name
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,13 @@ def test_catalogue_shapes_give_the_published_sizes(
     assert config.weight_elements() == weights
     assert round(2 * config.read_elements_per_token() / 1e9, 2) == read_gigabytes
     assert config.kv_bytes_per_token(2) == kv_kibibytes * 1024
+
+
+def test_sources_are_pinned_to_commits_and_name_plain_files() -> None:
+    for model in entries().values():
+        assert model.revision is None or re.fullmatch("[0-9a-f]{40}", model.revision)
+        assert [plain_name(file.name, model.name) for file in model.files] == [file.name for file in model.files]
+        assert (model.repository is None) == (model.format is None) == (not model.files)
 
 
 def test_a_tied_table_is_read_and_an_untied_one_is_not(tiny_config: LlamaConfig) -> None:
