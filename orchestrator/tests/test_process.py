@@ -62,6 +62,24 @@ def test_a_grandchild_in_the_group_does_not_survive(tmp_path: Path) -> None:
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.parametrize("spared", [True, False])
+def test_the_end_of_one_engine_spares_another_and_what_is_below_it_if_it_is_told_to(
+    tmp_path: Path, spared: bool
+) -> None:
+    code = (
+        "import subprocess, sys\np = subprocess.Popen(['sleep', '1000'])\n"
+        "print(p.pid, file=sys.stderr, flush=True)\nsys.stdin.read()"
+    )
+    other = start(code, tmp_path)
+    while not other.last_lines():
+        time.sleep(0.01)
+    below = psutil.Process(int(other.last_lines()[0]))
+    start("raise SystemExit(3)", tmp_path).close(spared=[other.pid] if spared else [])
+    assert (other.wait(0.2) is None) is spared
+    assert (below.is_running() and below.status() != psutil.STATUS_ZOMBIE) is spared
+    other.close()
+
+
 def test_the_last_lines_keep_the_first_and_the_last(tmp_path: Path) -> None:
     child = start("import sys\nfor i in range(1000): print(i, file=sys.stderr)", tmp_path)
     child.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
@@ -27,10 +27,11 @@ def unseen(fd: int = 0) -> Iterator[None]:
 
 
 class Interrupt:
-    """Within the context the first SIGINT only sets `asked`; another one raises KeyboardInterrupt."""
+    """Within the context the first SIGINT sets `asked` and calls `on_asked`; another one raises KeyboardInterrupt."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_asked: Callable[[], None] = lambda: None) -> None:
         self.asked = False
+        self._on_asked = on_asked
 
     def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGINT, self._on_signal)
@@ -45,3 +46,4 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        self._on_asked()

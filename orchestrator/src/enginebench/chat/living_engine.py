@@ -170,7 +170,7 @@ class LivingEngine:
     def last_lines(self) -> list[str]:
         return self._child.last_lines()
 
-    def close(self, grace: float = 2.0) -> int | None:
+    def close(self, grace: float) -> int | None:
         """Ends it for certain; returns the exit code."""
         code = self._child.close(grace, self._spared())
         self._scratch.cleanup()

@@ -107,7 +107,7 @@ class Partner:
             self.engine = None
             raise
         except BaseException:  # half an answer may be on its way
-            self.leave()
+            self.leave(grace=0.2)
             raise
         listener.on_text(text.finish())
         conversation.keep(question, turn.tokens)
@@ -123,10 +123,11 @@ class Partner:
         """Begin the conversation anew."""
         self.said, self.last = (), None
 
-    def leave(self) -> None:
+    def leave(self, grace: float = 2.0) -> None:
+        """`grace`: seconds that it has for ending by itself."""
         engine, self.engine = self.engine, None
         if engine is not None:
-            engine.close()
+            engine.close(grace)
 
 
 def _to_stderr(line: str) -> None:

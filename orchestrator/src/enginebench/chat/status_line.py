@@ -29,23 +29,30 @@ class StatusLine:
     def __enter__(self) -> Self:
         rows = self._size().lines
         if self._out.isatty() and os.environ.get("TERM") != "dumb" and rows >= FEW_ROWS:
-            # A line break first: the cursor may stand in the last row.
-            self._out.write("\n" + self._region(rows - 1) + "\x1b[1A")
+            # Away from the last row first: the cursor may stand in it, and terminals differ in where it is then put.
+            self._out.write("\n\x1b[1A" + self._region(rows - 1))
             self._out.flush()
             self._rows = rows
         return self
 
     def show(self, text: str, at_once: bool = False) -> None:
         now = time.monotonic()
-        if not self._rows or (now - self._drawn < INTERVAL_SECONDS and not at_once):
-            return
-        self._drawn, size = now, self._size()
-        moved = ""
+        if self._rows and (at_once or now - self._drawn >= INTERVAL_SECONDS):
+            self._drawn = now
+            self._out.write(self._drawing(text))
+            self._out.flush()
+
+    def show_from_signal_handler(self, text: str) -> None:
+        """Past the buffer of `out`, which may be in the middle of a write."""
+        if self._rows:
+            os.write(self._out.fileno(), self._drawing(text).encode())
+
+    def _drawing(self, text: str) -> str:
+        size, moved = self._size(), ""
         if size.lines != self._rows:
             self._rows, moved = size.lines, self._region(size.lines - 1)
-        row = f"{SAVE}\x1b[{self._rows};1H{CLEAR_ROW}\x1b[7m{text[: size.columns].ljust(size.columns)}\x1b[0m{RESTORE}"
-        self._out.write(moved + row)
-        self._out.flush()
+        shown = text[: size.columns].ljust(size.columns)
+        return f"{moved}{SAVE}\x1b[{self._rows};1H{CLEAR_ROW}\x1b[7m{shown}\x1b[0m{RESTORE}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

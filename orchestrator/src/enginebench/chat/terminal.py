@@ -27,6 +27,7 @@ from .status_line import StatusLine
 from .turn import Turn
 
 LAST_LINES = 5
+STOPPING = "stops after the next token; Ctrl-C again ends the engine"
 ENDINGS = {
     "length": "(cut off after {n} tokens: --n-gen allows more)",
     "context": "(cut off: the context of {n_ctx} tokens is full; /reset begins anew, --n-ctx allows more)",
@@ -104,35 +105,34 @@ class Terminal:
         if len(self.chat.partners) > 1:
             self._tell(f"{partner.choice.label}:")
         with StatusLine(self._out) as line:
-            turn = self._heard(partner, question, self._write, line.show)
+            turn = self._heard(partner, question, self._write, line)
         self._write("\n")
         self._tell(self._after(partner, turn) if turn else "")
         self._lament()
 
     def _answer_in_columns(self, question: str) -> None:
+        not_drawn = StatusLine(self._out)
         with Columns(self._console, [partner.choice.label for partner in self.chat.partners]) as columns:
             for number, partner in enumerate(self.chat.partners):
 
                 def show(text: str, column: int = number) -> None:
                     columns.add(column, for_terminal(text))
 
-                turn = self._heard(partner, question, show, lambda text: None)
+                turn = self._heard(partner, question, show, not_drawn)
                 columns.foot(number, self._after(partner, turn, always=True) if turn else "no answer")
         self._lament()
 
-    def _heard(
-        self, partner: Partner, question: str, show: Callable[[str], None], show_status: Callable[[str], None]
-    ) -> Turn | None:
+    def _heard(self, partner: Partner, question: str, show: Callable[[str], None], line: StatusLine) -> Turn | None:
         """None for an engine that did not answer, which is told."""
         live = LiveMetrics()
-        show_status(self._status(partner, live))
+        line.show(self._status(partner, live))
 
         def on_token(token: int) -> None:
             live.token()
-            show_status(self._status(partner, live))
+            line.show(self._status(partner, live))
 
         try:
-            with Interrupt() as interrupt:
+            with Interrupt(lambda: line.show_from_signal_handler(STOPPING)) as interrupt:
                 return self.chat.ask(partner, question, Listener(show, on_token, lambda: interrupt.asked))
         except TROUBLES as error:
             self.chat.troubles.append((partner, error))

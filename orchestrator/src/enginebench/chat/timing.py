@@ -8,7 +8,7 @@ from enginebench.report.turn import (
     NO_BENCHMARK,
     Stretch,
     decoded,
-    milliseconds,
+    duration,
     token_list,
     where_the_time_went,
 )
@@ -23,7 +23,7 @@ def lines(spoken: Spoken, began_ns: int) -> Iterator[str]:
     timing = turn.timing
     if timing is None:
         return
-    whole, prompt = milliseconds(timing.t_token_ns[0] - began_ns), milliseconds(turn.ttft_ns or 0)
+    whole, prompt = duration(timing.t_token_ns[0] - began_ns), duration(turn.ttft_ns or 0)
     yield f"first token {whole} after the command; {prompt} of it for the prompt"
     yield from where_the_time_went(stretches(spoken, began_ns), began_ns)
     yield decoded(timing)

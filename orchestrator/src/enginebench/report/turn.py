@@ -41,7 +41,7 @@ def status(
 ) -> str:
     """What is not known is left out."""
     parts = [label, precision]
-    parts += [f"TTFT {milliseconds(ttft_ns)}"] if ttft_ns is not None else []
+    parts += [f"TTFT {duration(ttft_ns)}"] if ttft_ns is not None else []
     parts += [f"{decode_tps:.1f} tok/s"] if decode_tps is not None else []
     parts += [tokens] if tokens else []
     parts += [gigabytes(pss_bytes)] if pss_bytes is not None else []
@@ -61,10 +61,12 @@ def answer_times(timing: RequestTiming | None, ttft_ns: int | None) -> str:
     """Of one answer, in one line."""
     if timing is None or ttft_ns is None:
         return "stopped before its first token"
-    return f"first token after {milliseconds(ttft_ns)} ({timing.prefill_tps:.1f} tok/s prefill); {decoded(timing)}"
+    return f"first token after {duration(ttft_ns)} ({timing.prefill_tps:.1f} tok/s prefill); {decoded(timing)}"
 
 
-def milliseconds(ns: float) -> str:
+def duration(ns: float) -> str:
+    if ns >= 10e9:
+        return f"{ns / 1e9:.1f} s"
     return f"{ns / 1e6:.0f} ms" if ns >= 100e6 else f"{ns / 1e6:.1f} ms"
 
 
@@ -81,9 +83,9 @@ def decoded(timing: RequestTiming) -> str:
     gaps = timing.itl_ns
     if not gaps or timing.decode_tps is None:
         return "one token: nothing was decoded after it"
-    spread = f"least {milliseconds(min(gaps))}, median {milliseconds(statistics.median(gaps))}"
+    spread = f"least {duration(min(gaps))}, median {duration(statistics.median(gaps))}"
     rate = f"{timing.decode_tps:.2f} tok/s"
-    return f"{len(gaps)} tokens after the first: {rate}; {spread}, most {milliseconds(max(gaps))} per token"
+    return f"{len(gaps)} tokens after the first: {rate}; {spread}, most {duration(max(gaps))} per token"
 
 
 def token_list(timing: RequestTiming, pieces: Sequence[str]) -> Iterator[str]:
