@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 
     from .account import Account
     from .client import Client
+    from .importing import Made
     from .server import Server
     from .shared_server import SharedServer
 
 PROGRAM = "ollama"
+QUANTISED = ("q8_0", "q4_k_m")
+"""All that `create` makes but q4_k_s (server/quantization.go)."""
 SILENCE_SECONDS = 600.0
 """The longest wait for a byte of the server: a long prompt, or a large model's load, takes minutes on a CPU."""
 
@@ -52,6 +55,8 @@ class OllamaEngine(Engine):
     configurations: ClassVar[Mapping[str, str]] = {
         "default": "as Ollama comes, greedy",
         "tuned": "default with flash attention and every layer on the device",
+        "q8_0": "default with weights that the server quantises to Q8_0 first",
+        "q4_k_m": "default with weights that the server quantises to Q4_K_M first",
     }
 
     options: ClassVar[Mapping[str, str]] = {"host": "HOST:PORT of an Ollama server that runs already"}
@@ -72,13 +77,15 @@ class OllamaEngine(Engine):
             with self._failures(), stage(stages, "import"):
                 self._server = server_for(request)
             with self._failures(refused="bad-model"), stage(stages, "convert"):
-                self._import(checkpoint, request, progress)
-            with self._failures(refused="bad-model"), stage(stages, "read"):
-                self._preload(checkpoint, request)
+                made = self._import(checkpoint, request, progress)
+            if made is not None and not made.new:
+                del stages["convert"]
+            with self._failures(refused="bad-model"), stage(stages, "read"), failing(ModelError):
+                self._preload(open_checkpoint(made.file) if made else checkpoint, request)
         except BaseException:
             self.unload()
             raise
-        return self._report(request, checkpoint, stages)
+        return self._report(request, checkpoint, stages, made.file if made else None)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         client = self._ready(prompt, len(prompt) + n_gen)
@@ -125,18 +132,26 @@ class OllamaEngine(Engine):
 
         return isinstance(self._server, SharedServer)
 
-    def _import(self, checkpoint: Checkpoint, request: Load, progress: ProgressSink) -> None:
+    def _import(self, checkpoint: Checkpoint, request: Load, progress: ProgressSink) -> Made | None:
+        """What the server made of the weights, where it was asked to."""
         import ollama
 
         from .client import Client
-        from .importing import imported
+        from .importing import imported, quantised
         from .words import Words
 
         assert self._server is not None
         words = Words(checkpoint.config.vocab_size)
         self._http = ollama.Client(host=self._server.address, timeout=self._silence_seconds)
-        model = imported(self._http, self._server, checkpoint, words, lambda done: progress("convert", done))
-        self._client = Client(self._http, model, words, request_options(request))
+
+        def told(done: float) -> None:
+            progress("convert", done)
+
+        model, made = imported(self._http, self._server, checkpoint, words, told), None
+        if request.configuration in QUANTISED:
+            made = quantised(self._http, self._server, checkpoint, request.configuration, told)
+        self._client = Client(self._http, made.model if made else model, words, request_options(request))
+        return made
 
     def _preload(self, checkpoint: Checkpoint, request: Load) -> None:
         from . import account
@@ -152,7 +167,7 @@ class OllamaEngine(Engine):
         if request.device != "cpu" and self._account.device == "CPU":
             raise EngineFailure("unsupported", f"Ollama found no device {request.device!r}", self._server.last_lines())
 
-    def _report(self, request: Load, checkpoint: Checkpoint, stages: dict[str, int]) -> Loaded:
+    def _report(self, request: Load, checkpoint: Checkpoint, stages: dict[str, int], made: Path | None) -> Loaded:
         from .client import TOP_LOGPROBS
 
         assert self._server is not None and self._account is not None
@@ -180,6 +195,7 @@ class OllamaEngine(Engine):
             },
             top_logprobs=TOP_LOGPROBS,
             shared_server=self._is_shared,
+            weights_path=str(made or ""),
         )
 
     def _ready(self, tokens: array[int], n_positions: int) -> Client:
@@ -228,7 +244,19 @@ def opened(request: Load) -> Checkpoint:
         checkpoint.check_context(request.n_ctx)
     if checkpoint.format != "gguf":
         raise EngineFailure("unsupported", f"{checkpoint.path} holds {checkpoint.format}", "give Ollama a .gguf file")
+    if request.configuration in QUANTISED:
+        refuse_quantising(checkpoint, request)
     return checkpoint
+
+
+def refuse_quantising(checkpoint: Checkpoint, request: Load) -> None:
+    """Of what holds blocks already, and by a server whose files are not ours to look into."""
+    held = {checkpoint.tensor(name).dtype for name in checkpoint.names()} - {"f32", "f16", "bf16"}
+    if held:
+        what = f"{checkpoint.path} holds {', '.join(sorted(held))}: quantising starts from 16-bit or float32 weights"
+        raise EngineFailure("unsupported", what, "run it as it is: the configuration default")
+    if "host" in request.options:
+        raise EngineFailure("unsupported", "the file that a shared server quantises cannot be checked", "use its own")
 
 
 def server_for(request: Load) -> Server | SharedServer:

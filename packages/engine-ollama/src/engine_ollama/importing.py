@@ -6,10 +6,12 @@ How the server takes the blob is its own affair (Server.take, SharedServer.take)
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,8 @@ RECIPE = 1
 """Part of the model's name in the server: a changed copy is another model."""
 
 HEADER_BYTES = 32 << 20
+WEIGHTS = "application/vnd.ollama.image.model"
+"""Media type of the layer that is a GGUF file."""
 
 
 class Target(Protocol):
@@ -34,6 +38,15 @@ class Target(Protocol):
 
     def take(self, client: ollama.Client, copy: Path, sha256: str) -> None:
         """Make `copy` a blob of the server; it may be moved away."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantised model: its name in the server, its file, and whether this load had it made."""
+
+    model: str
+    file: Path
+    new: bool
 
 
 def model_name(checkpoint: Checkpoint) -> str:
@@ -50,6 +63,33 @@ def imported(
             digest = deliver(client, server, checkpoint, words, progress)
             client.create(model=name, files={"model.gguf": digest})
     return name
+
+
+def quantised(
+    client: ollama.Client, server: Target, checkpoint: Checkpoint, kind: str, progress: Callable[[float], None]
+) -> Made:
+    """The imported model once more, quantised by the server. Raises NoRoom, OSError, ollama.ResponseError."""
+    base = model_name(checkpoint)
+    name = f"{base}-{kind}"
+    with exclusive(server.folder):
+        new = name not in {known.model for known in client.list().models}
+        if new:
+            check_room(f"A {kind} copy", checkpoint.file_bytes, server.folder)
+            for told in client.create(model=name, from_=base, quantize=kind, stream=True):
+                if told.total:
+                    progress((told.completed or 0) / told.total)
+    return Made(name, blob_of(server.folder, name), new)
+
+
+def blob_of(folder: Path, name: str) -> Path:
+    """The file of a model's weights in a server's folder (manifest/paths.go). Raises OSError where it is not there."""
+    model, tag = name.split(":")
+    manifest = folder / "manifests" / "registry.ollama.ai" / "library" / model / tag
+    layers = json.loads(manifest.read_text())["layers"]
+    digests = [layer["digest"] for layer in layers if layer["mediaType"] == WEIGHTS]
+    if len(digests) != 1:
+        raise OSError(f"{manifest} names {len(digests)} files of weights, one was expected")
+    return folder / "blobs" / digests[0].replace(":", "-")
 
 
 @contextmanager
