@@ -26,7 +26,8 @@ from enginebench_protocol.host import default_device, default_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = "pytest==9.2.0"
-HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests"]
+DOCS = "tests/e2e/test_docs.py"  # times nothing
+HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests", DOCS]
 DEFAULT = ["-m", "not gpu and not slow"]
 
 
@@ -84,7 +85,7 @@ def harness() -> Suite:
 
 
 def across() -> Suite:
-    command = [sys.executable, "-m", "pytest", *DEFAULT, "--ignore=tests/fidelity", "tests"]
+    command = [sys.executable, "-m", "pytest", *DEFAULT, "--ignore=tests/fidelity", f"--ignore={DOCS}", "tests"]
     return Suite("across packages", command, {})
 
 
