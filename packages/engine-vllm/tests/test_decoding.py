@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_vllm.engine import VllmEngine
-from enginebench_protocol.engine import Engine
+from enginebench_protocol.engine import Engine, Sampling
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.serve import timed_generate
 
@@ -139,6 +139,16 @@ def test_vllm_is_asked_for_our_ids_and_nothing_that_ends_early(engine: VllmEngin
     params = request.sampling_params
     assert (params.max_tokens, params.temperature) == (3, 0.0)
     assert (params.eos_token_id, params.stop_token_ids, params.stop) == (None, [], [])
+
+
+def test_vllm_is_asked_to_draw_by_the_seed_of_the_request_and_to_cut_nothing_off(
+    engine: VllmEngine, core: RecordedCore
+) -> None:
+    assert list(engine.generate(PROMPT, 3, Sampling(0.8, 5))) == IDS[:3], "the recorded steps"
+    params = core.requests[0].sampling_params
+    assert (params.max_tokens, params.temperature, params.seed) == (3, 0.8, 5)
+    assert (params.top_k, params.top_p, params.min_p) == (0, 1.0, 0.0)
+    assert (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0.0, 0.0, 1.0)
 
 
 def test_the_next_request_is_another_one(engine: VllmEngine, core: RecordedCore) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from engine_vllm import settings
 from engine_vllm.engine import VllmEngine
-from engine_vllm.settings import BLOCK_POSITIONS, Settings, engine_arguments, environment, forced, greedy, pool_bytes
+from engine_vllm.settings import (
+    BLOCK_POSITIONS,
+    Settings,
+    drawn,
+    engine_arguments,
+    environment,
+    forced,
+    greedy,
+    pool_bytes,
+)
 from enginebench_models.catalogue import entry
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what vLLM and its libraries say while they are imported
@@ -23,7 +32,7 @@ def test_every_argument_is_a_field_of_vllms_own_class() -> None:
 
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     assert set(engine_arguments(Settings(Path("m"), TINY, "float16", 8, eager=False))) <= known
-    assert set(forced([1, 2])) <= set(SamplingParams.__struct_fields__)
+    assert set(forced([1, 2])) | set(drawn(2, 0.8, 5)) <= set(SamplingParams.__struct_fields__)
 
 
 def test_every_variable_is_one_that_vllm_or_a_library_of_it_reads() -> None:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_tensorrt_llm.decoding import Misled
+from engine_tensorrt_llm.drawing import Drawn
 from engine_tensorrt_llm.engine import TensorRtLlmEngine
 from engine_tensorrt_llm.forcing import Forced, empty_rows
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_models.reference import Reference
+from enginebench_models.sampling import chooser
+from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load
 from enginebench_protocol.serve import timed_generate
@@ -70,6 +73,28 @@ def test_the_timed_region_of_the_suite_takes_the_path(engine: TensorRtLlmEngine,
     tokens, started_ns, times = timed_generate(engine, PROMPT, 5)
     assert list(tokens) == llm.answers[0].outputs[0].token_ids
     assert started_ns <= times[0] <= times[-1]
+
+
+def test_sampled_ids_are_drawn_from_the_scored_rows(engine: TensorRtLlmEngine) -> None:
+    ids = list(engine.generate(PROMPT, 12, Sampling(0.8, 5)))
+    assert len(ids) == 12, "the step that is run ahead of the end draws too, and is thrown away"
+    rows = np.asarray(engine.score(array("i", [*PROMPT, *ids[:-1]]), len(PROMPT)))
+    for temperature, seed in ((0.8, 5), (0.8, 6), (0.4, 5)):
+        choose = chooser(temperature, seed)
+        assert ([choose(row) for row in rows] == ids) == ((temperature, seed) == (0.8, 5))
+    assert list(engine.generate(PROMPT, 12, Sampling(1e-6, 5))) == list(engine.generate(PROMPT, 12))
+
+
+def test_a_sampler_that_does_not_follow_the_drawn_id_would_show(engine: TensorRtLlmEngine, llm: Any) -> None:
+    """Negative control: this is how the library would answer if it did not call the processor."""
+    llm.calls_processors = False
+    assert list(engine.generate(PROMPT, 12, Sampling(0.8, 5))) == list(engine.generate(PROMPT, 12))
+
+
+def test_what_draws_can_be_sent_to_a_worker() -> None:
+    drawn = Drawn(0.8, 5, 4)
+    copy = pickle.loads(pickle.dumps(drawn))
+    assert [copy.rng.random() for _ in range(3)] == [drawn.rng.random() for _ in range(3)]
 
 
 def test_generated_ids_are_the_likeliest_of_the_scored_rows(engine: TensorRtLlmEngine) -> None:
