@@ -15,6 +15,7 @@ from engine_ollama.words import Words
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.fidelity import log_softmax, probe_ids
 from enginebench_models.reference import Reference
+from enginebench_protocol.engine import GREEDY, Sampling
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.prompts import prompt_ids
 
@@ -53,6 +54,29 @@ def test_a_request_repeats_itself_whatever_came_between(ready: Any) -> None:
     first = list(ready.engine.generate(PROMPT, 17))
     assert list(ready.engine.generate(OTHER, 17)) != first
     assert list(ready.engine.generate(PROMPT, 17)) == first
+
+
+def test_ids_are_drawn_by_their_seed(ready: Any) -> None:
+    drawn = list(ready.engine.generate(PROMPT, 17, Sampling(0.8, 5)))
+    assert list(ready.engine.generate(PROMPT, 17, Sampling(0.8, 5))) == drawn
+    assert list(ready.engine.generate(PROMPT, 17, Sampling(0.8, 6))) != drawn
+    greedy = list(ready.engine.generate(PROMPT, 17))
+    assert drawn != greedy == list(ready.engine.generate(PROMPT, 17, Sampling(1e-6, 5)))
+
+
+def test_seeds_of_any_size_are_drawn_by(ready: Any) -> None:
+    assert len(list(ready.engine.generate(PROMPT, 2, Sampling(0.8, 2**62)))) == 2
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, 5)], ids=["greedy", "drawn"])
+def test_a_request_that_was_given_up_leaves_nothing(ready: Any, sampling: Sampling) -> None:
+    whole, other = list(ready.engine.generate(PROMPT, 17)), list(ready.engine.generate(OTHER, 17, sampling))
+    for n_taken in (1, 3):
+        ids = ready.engine.generate(OTHER, 17, sampling)
+        assert [next(ids) for _ in range(n_taken)] == other[:n_taken]
+        ids.close()
+        assert list(ready.engine.generate(PROMPT, 17)) == whole
+        assert list(ready.engine.generate(OTHER, 17, sampling)) == other
 
 
 def test_any_id_of_the_vocabulary_survives_the_way_through_text(ready: Any) -> None:
