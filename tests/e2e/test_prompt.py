@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import psutil
 import pytest
@@ -35,20 +35,23 @@ def test_a_prompt_may_come_through_a_pipe_and_plain(home: dict[str, str]) -> Non
 
 def test_a_reader_that_has_enough_ends_it_without_a_word(home: dict[str, str]) -> None:
     command = [sys.executable, "-m", "enginebench", "prompt", QUESTION, *GREEDY, "fake:slow-echo"]
-    before = {process.pid for process in psutil.process_iter()}
     with subprocess.Popen(command, env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         assert os.read(process.stdout.fileno(), 1)
         process.stdout.close()
         assert process.wait(30) == 0
         assert process.stderr.read() == b""
-    assert not left_behind(before)
+    assert not left_behind(home)
 
 
-def left_behind(before: Collection[int]) -> list[psutil.Process]:
-    """Engines that are alive now and were not then."""
-    new = [process for process in psutil.process_iter(["cmdline"]) if process.pid not in before]
-    return [process for process in new if "engine_fake" in (process.info["cmdline"] or [])]
+def left_behind(home: dict[str, str]) -> list[int]:
+    """Engines that are alive; their cache tells them from those of other tests that run now."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        ours = (process.info["environ"] or {}).get("XDG_CACHE_HOME") == home["XDG_CACHE_HOME"]
+        if ours and "engine_fake" in (process.info["cmdline"] or []):
+            found.append(process.pid)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -62,14 +65,13 @@ def left_behind(before: Collection[int]) -> list[psutil.Process]:
     ],
 )
 def test_what_goes_wrong_is_one_line_and_an_exit_code(
-    cli: Cli, arguments: Sequence[str], code: int, message: str
+    cli: Cli, home: dict[str, str], arguments: Sequence[str], code: int, message: str
 ) -> None:
-    before = {process.pid for process in psutil.process_iter()}
     done = cli("prompt", "--model", "tiny", "--temperature", "0", *arguments)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not left_behind(before)
+    assert not left_behind(home)
 
 
 def test_a_terminal_is_asked_for(cli: Cli) -> None:

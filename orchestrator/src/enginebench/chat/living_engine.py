@@ -7,10 +7,12 @@ it says is passed on as it comes; what it costs in memory is read between two an
 from __future__ import annotations
 
 import secrets
+import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,12 @@ from enginebench_protocol.messages import Event, Loaded, Progress, Token
 
 from enginebench.machine.memory import read_tree
 from enginebench.run.overheard import stream_of
-from enginebench.run.process import ChildProcess, Watchdog
+from enginebench.run.process import ChildProcess, Watchdog, become_subreaper
+from enginebench.workspace import environment
 from enginebench.workspace.environment import Interpreter, kernel_cache
 
 from .choice import Choice
+from .settings import Settings
 from .turn import Turn, turn_of
 
 HELLO_SECONDS = 180.0
@@ -85,11 +89,12 @@ class LivingEngine:
         self._spared = spared
         self._nonce = secrets.token_hex(16)
         self._scratch = tempfile.TemporaryDirectory(prefix="enginebench-")
-        environment = {**interpreter.environment, "TMPDIR": self._scratch.name}
+        allowed = {**interpreter.environment, "TMPDIR": self._scratch.name}
         command = interpreter.command(choice.info.module, self._nonce)
-        self._stage = "spawn"
+        self._stage, self._closed = "spawn", False
+        self._exit_code: int | None = None
         try:
-            self._child = ChildProcess(command, environment, Path(self._scratch.name), watchdog, tell)
+            self._child = ChildProcess(command, allowed, Path(self._scratch.name), watchdog, tell)
         except OSError as error:
             self._scratch.cleanup()
             raise EngineDied(str(error), []) from None
@@ -171,13 +176,46 @@ class LivingEngine:
         return self._child.last_lines()
 
     def close(self, grace: float) -> int | None:
-        """Ends it for certain; returns the exit code."""
-        code = self._child.close(grace, self._spared())
-        self._scratch.cleanup()
-        return code
+        """Ends it for certain; returns the exit code. Once it has ended, nothing."""
+        if not self._closed:
+            self._closed = True
+            self._exit_code = self._child.close(grace, self._spared())
+            self._scratch.cleanup()
+        return self._exit_code
 
     def _died(self, error: ProtocolError) -> EngineDied:
         from enginebench.run.launch import failure_of  # noqa: PLC0415 - a launch's many imports, for this case only
 
         failure = failure_of(error, self._stage, self.close(grace=0.2), self._child.last_lines())
         return EngineDied(f"{failure.message} during {failure.stage}", failure.stderr_tail)
+
+
+def spawned(
+    choice: Choice,
+    settings: Settings,
+    watchdog: Watchdog | None,
+    say: Say,
+    spared: Callable[[], Collection[int]] = tuple,
+) -> LivingEngine:
+    """In its environment, which is installed if need be. Raises UnavailableError, EngineDied."""
+    interpreter = environment.startable(choice.info, settings.overrides, say, extra=choice.extra)
+    return LivingEngine(choice, interpreter, watchdog, spared, _to_stderr if settings.debug else None)
+
+
+@contextmanager
+def started(choice: Choice, settings: Settings, say: Say) -> Iterator[LivingEngine]:
+    """One engine, from its spawn to its end. Raises UnavailableError, EngineDied."""
+    become_subreaper()
+    watchdog = Watchdog()
+    try:
+        engine = spawned(choice, settings, watchdog, say)
+        try:
+            yield engine
+        finally:
+            engine.close(grace=2.0)
+    finally:
+        watchdog.close()
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

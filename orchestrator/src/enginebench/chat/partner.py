@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure
 
 from enginebench.run.process import Watchdog
-from enginebench.workspace import environment
 
 from .choice import Choice
 from .conversation import Conversation, Message, room_for_answer
 from .detokeniser import Detokeniser
-from .living_engine import Ask, EngineDied, LivingEngine, Say
+from .living_engine import Ask, EngineDied, LivingEngine, Say, spawned
 from .model import SpokenModel
 from .settings import Settings
 from .turn import Turn
@@ -41,10 +39,12 @@ class Partner:
         watchdog: Watchdog | None,
         say: Say,
         spared: Callable[[], Collection[int]] = tuple,
+        engine: LivingEngine | None = None,
     ) -> None:
+        """`engine`: one that was spawned already."""
         self.choice = choice
         self.settings = settings
-        self.engine: LivingEngine | None = None
+        self.engine = engine
         self.last: Turn | None = None
         self.pss_bytes: int | None = None
         self.device_bytes: int | None = None
@@ -58,10 +58,7 @@ class Partner:
     def start(self) -> None:
         """Raises UnavailableError where it cannot be installed."""
         if self.engine is None:
-            info, extra = self.choice.info, self.choice.extra
-            interpreter = environment.startable(info, self.settings.overrides, self._say, extra=extra)
-            tell = _to_stderr if self.settings.debug else None
-            self.engine = LivingEngine(self.choice, interpreter, self._watchdog, self._spared, tell)
+            self.engine = spawned(self.choice, self.settings, self._watchdog, self._say, self._spared)
 
     def ready(self, model: SpokenModel, n_ctx: int) -> LivingEngine:
         """Raises EngineFailure or EngineDied where it does not load."""
@@ -128,7 +125,3 @@ class Partner:
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.close(grace)
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""One prompt: the engine starts first, the model is checked meanwhile, the answer goes out as it comes.
+"""One prompt, to an engine that starts meanwhile: the model is checked, the answer goes out as it comes.
 
 An engine never sees a file before it was checked: it is sent `load` afterwards. Its tokenizer is read while it loads.
 """
@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from enginebench.errors import UsageError
-from enginebench.run.process import Watchdog, become_subreaper
 
 from .choice import Choice
-from .living_engine import Say, Stamps
+from .living_engine import LivingEngine, Say, Stamps
 from .model import SpokenModel
 from .partner import Listener, Partner
 from .settings import Settings
@@ -50,25 +49,15 @@ class Spoken:
 
 
 def answer(
-    choice: Choice, settings: Settings, read_prompt: Callable[[], str], write: Callable[[str], None], say: Say
+    engine: LivingEngine, settings: Settings, read_prompt: Callable[[], str], write: Callable[[str], None], say: Say
 ) -> Spoken:
-    """Raises UsageError, EngineFailure, EngineDied; what `write` raises ends the engine and is passed on."""
-    become_subreaper()
-    watchdog = Watchdog()
-    partner = Partner(choice, settings, watchdog, say)
-    try:
-        partner.start()
-        prompt = read_prompt()
-        model = SpokenModel(settings)
-        model.check_readable_by(choice)
-        return _spoken(partner, model, prompt, context(prompt, model, settings), write)
-    finally:
-        partner.leave()
-        watchdog.close()
-
-
-def _spoken(partner: Partner, model: SpokenModel, prompt: str, n_ctx: int, write: Callable[[str], None]) -> Spoken:
-    engine = partner.ready(model, n_ctx)
+    """`engine` was spawned. Raises UsageError, EngineFailure, EngineDied, and what `write` raises."""
+    prompt = read_prompt()
+    model = SpokenModel(settings)
+    model.check_readable_by(engine.choice)
+    n_ctx = context(prompt, model, settings)
+    partner = Partner(engine.choice, settings, None, say, engine=engine)
+    partner.ready(model, n_ctx)
     assert engine.loaded is not None
     first_shown_ns, pieces = 0, list[str]()
 
@@ -82,7 +71,7 @@ def _spoken(partner: Partner, model: SpokenModel, prompt: str, n_ctx: int, write
 
     turn = partner.ask(prompt, model, n_ctx, Listener(on_text, on_token))
     return Spoken(
-        choice=partner.choice,
+        choice=engine.choice,
         model=model,
         engine=engine.stamps,
         stages_ns=engine.loaded.stages,

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from enginebench_protocol.errors import EngineFailure
 
 from enginebench.chat.beginning import process_began_ns
-from enginebench.chat.choice import choose
+from enginebench.chat.choice import Choice, choose
 from enginebench.chat.detokeniser import for_terminal
-from enginebench.chat.living_engine import EngineDied
-from enginebench.chat.settings import DEFAULT_N_GEN, DEFAULT_TEMPERATURE
-from enginebench.chat.single import answer
+from enginebench.chat.living_engine import EngineDied, started
+from enginebench.chat.settings import DEFAULT_N_GEN, DEFAULT_TEMPERATURE, Settings
 from enginebench.errors import UsageError
 from enginebench.report.turn import NO_TEMPLATE, meaningless
 
 from . import talking
 from .basics import DEFAULT_MODEL, EXIT_FAILED, DebugOption, Device, ModelOption, Weights, WeightsOption, say
+
+if TYPE_CHECKING:  # it brings NumPy
+    from enginebench.chat.single import Spoken
 
 
 def prompt(
@@ -43,15 +45,13 @@ def prompt(
     if not text.strip():
         raise UsageError('the prompt is empty: write enginebench prompt "…", or - to read it from stdin')
     choice = choose(engine, settings.device)
-
     try:
-        spoken = answer(choice, settings, lambda: _read(text), _write, talking.progress())
-        _write("\n")
+        spoken = _spoken(choice, settings, text)
     except BrokenPipeError:  # the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the program
         return
     except (EngineFailure, EngineDied) as error:
-        talking.tell_failure(choice.label, error, settings.debug)
+        talking.tell_failure(choice.label, error, debug)
         raise typer.Exit(EXIT_FAILED) from None
     if spoken.model.synthetic:
         say(meaningless(spoken.model.found.name))
@@ -61,6 +61,16 @@ def prompt(
         from enginebench.chat.timing import lines  # noqa: PLC0415 - only here
 
         print("\n".join(lines(spoken, process_began_ns())), file=sys.stderr)
+
+
+def _spoken(choice: Choice, settings: Settings, text: str) -> Spoken:
+    progress = talking.progress()
+    with started(choice, settings, progress) as engine:
+        from enginebench.chat.single import answer  # noqa: PLC0415 - NumPy and all, while the engine starts
+
+        spoken = answer(engine, settings, lambda: _read(text), _write, progress)
+        _write("\n")
+        return spoken
 
 
 def _read(text: str) -> str:
