@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from enginebench.judge.stored_run import StoredRun
 from enginebench.report.html.page import html, report
+from enginebench.store.result import read_result
 
 from .browser.chromium import MODULES, Page, find_chromium, opened
-from .large_run import large_result
+from .large_run import REFERENCE, large_result
 from .test_report import hostile
 
 PHONE, DESKTOP = 360, 1280
@@ -31,7 +32,7 @@ def large() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def file(large: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = tmp_path_factory.mktemp("page") / "report.html"
-    page.write_text(html(report([StoredRun(large)])))
+    page.write_text(html(report([StoredRun(large), StoredRun(read_result(REFERENCE))])))
     return page
 
 

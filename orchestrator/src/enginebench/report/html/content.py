@@ -124,7 +124,7 @@ def _quantised(result: dict[str, Any]) -> Part:
 def grid_of(sheet: Sheet, caption: str) -> Grid:
     rows = [[shown(cell) for cell in row] for row in sheet.rows]
     numeric = [all(isinstance(row[i], int | float | None) for row in sheet.rows) for i in range(len(sheet.columns))]
-    return Grid(caption, sheet.columns, rows, [not right for right in numeric])
+    return Grid(caption, [head or "what" for head in sheet.columns], rows, [not right for right in numeric])
 
 
 # ---- environment ----------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ Everything that a run, a file or an engine says is escaped by the template; only
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
 import jinja2
 from markupsafe import Markup
 
 from enginebench.errors import UsageError
-from enginebench.judge.regression import Regression, compare_runs
+from enginebench.judge.regression import compare_runs
 from enginebench.judge.stored_run import StoredRun
 from enginebench.report import regression
 from enginebench.report.plots import ratios
@@ -60,15 +60,12 @@ def _against(base: StoredRun, new: StoredRun, anchor: str) -> Part:
         found = compare_runs(base, new)
     except UsageError as error:
         return Part(anchor, title, "verdicts", figures=[Lack(title, str(error))])
-    grids = [grid_of(regression.without_equal_columns(found), "BASE and NEW")]
+    notes = regression.numbered_notes(found).texts
+    grids = [replace(grid_of(regression.without_equal_columns(found), "BASE and NEW"), notes=notes)]
     if regression.different(found):
         grids.insert(0, grid_of(regression.different_sheet(found), "What differs"))
-    above = regression.above(found)
-    return Part(anchor, title, "verdicts", above, grids, [ratios.of_runs(found)], _below(found))
-
-
-def _below(found: Regression) -> list[str]:
-    return [line.strip() for line in regression.below(found)]
+    *below, outcome = regression.below(found)[len(notes) :]
+    return Part(anchor, title, "verdicts", [outcome, *regression.above(found)], grids, [ratios.of_runs(found)], below)
 
 
 def html(found: Report) -> str:
