@@ -10,7 +10,8 @@ from tinygrad.dtype import DType
 from tinygrad.helpers import CPU_COUNT, GlobalCounters
 
 from engine_tinygrad.graphs import Graphs
-from engine_tinygrad.model import Weights
+from engine_tinygrad.model import Matrix, Weights
+from engine_tinygrad.quantize import Int8
 
 NAMES: dict[DType, str] = {dtypes.float16: "float16", dtypes.bfloat16: "bfloat16", dtypes.float32: "float32"}
 
@@ -36,7 +37,7 @@ def of(graphs: Graphs) -> Held:
     allocated = sum(GlobalCounters.mem_used_per_device.values())
     untied = llama.weights.lm_head is not llama.weights.embed_tokens
     return Held(
-        weight_dtype=NAMES[llama.weights.lm_head.dtype],
+        weight_dtype=dtype_of(llama.weights.layers[0].k_proj),
         activation_dtype=NAMES[graphs.activation_dtype],
         kv_dtype=NAMES[llama.caches[0].dtype],
         device=repr(Device[graphs.device].renderer.target),
@@ -48,13 +49,21 @@ def of(graphs: Graphs) -> Held:
     )
 
 
+def dtype_of(matrix: Matrix) -> str:
+    """Quantised: the kind's name."""
+    if isinstance(matrix, Tensor):
+        return NAMES[matrix.dtype]
+    return "int8" if isinstance(matrix, Int8) else "nf4"
+
+
 def all_weights(weights: Weights) -> list[Tensor]:
     """Every tensor once: a tied output head is the embedding table."""
     tensors = [weights.embed_tokens, weights.norm]
     if weights.lm_head is not weights.embed_tokens:
         tensors.append(weights.lm_head)
     for layer in weights.layers:
-        tensors += [getattr(layer, field.name) for field in fields(layer)]
+        for held in (getattr(layer, field.name) for field in fields(layer)):
+            tensors += [held] if isinstance(held, Tensor) else held.tensors()
     return tensors
 
 

@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -46,7 +47,19 @@ from engine_tinygrad.backend import (
 if TYPE_CHECKING:
     from engine_tinygrad.graphs import Graphs, Step
 
-BEAM_WIDTHS = {"default": 0, "beam": 2}
+
+@dataclass(frozen=True)
+class Settings:
+    beam_width: int = 0
+    quantisation: str = ""
+
+
+SETTINGS = {
+    "default": Settings(),
+    "beam": Settings(beam_width=2),
+    "int8": Settings(quantisation="int8"),
+    "nf4": Settings(quantisation="nf4"),
+}
 
 
 class TinygradEngine(Engine):
@@ -56,6 +69,8 @@ class TinygradEngine(Engine):
     configurations: ClassVar[Mapping[str, str]] = {
         "default": "float16 weights, kernels from tinygrad's own heuristics",
         "beam": "default with a BEAM=2 kernel search inside load",
+        "int8": "default with the blocks' matrices in int8, a scale for each row",
+        "nf4": "default with the blocks' matrices in NF4, a peak for each run of 64",
     }
 
     def __init__(self) -> None:
@@ -65,9 +80,11 @@ class TinygradEngine(Engine):
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
         self.unload()
         stages: dict[str, int] = {}
-        if request.configuration not in BEAM_WIDTHS:
-            known = ", ".join(BEAM_WIDTHS)
+        if request.configuration not in SETTINGS:
+            known = ", ".join(SETTINGS)
             raise EngineFailure("unsupported", f"no configuration {request.configuration!r}", f"use one of {known}")
+        settings = SETTINGS[request.configuration]
+        kind = settings.quantisation
         with explained():
             backend = choose_backend(request.device)
             checkpoint = open_checkpoint(Path(request.model_path))
@@ -75,18 +92,19 @@ class TinygradEngine(Engine):
             with stage(stages, "import"):
                 prepare(backend, request.threads, Path(request.cache))
                 from engine_tinygrad import account, graphs
-            with stage(stages, "read"):
-                llama = graphs.load_llama(checkpoint, backend, request.n_ctx, lambda f: progress("read", f))
+            reading = "convert" if kind else "read"  # one pass does both
+            with stage(stages, reading):
+                llama = graphs.load_llama(checkpoint, backend, request.n_ctx, lambda f: progress(reading, f), kind)
             self._graphs = graphs.Graphs(llama, backend.chunk)
             with stage(stages, "compile"):
-                self._graphs.capture(BEAM_WIDTHS[request.configuration], lambda f: progress("compile", f))
+                self._graphs.capture(settings.beam_width, lambda f: progress("compile", f))
         self._n_ctx = request.n_ctx
         freeze_garbage()  # walking the graphs takes 0.15 s, as long as a token or two of the 1B model
         held = account.of(self._graphs)
         return Loaded(
             id=request.id,
             weights_fingerprint=checkpoint.fingerprint,
-            precision="16-bit",
+            precision=kind or "16-bit",
             weight_dtype=held.weight_dtype,
             activation_dtype=held.activation_dtype,
             kv_dtype=held.kv_dtype,

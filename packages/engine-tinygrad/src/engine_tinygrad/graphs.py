@@ -21,10 +21,12 @@ from engine_tinygrad.model import Llama, rotary_table
 from engine_tinygrad.weights import load_weights
 
 
-def load_llama(checkpoint: Checkpoint, backend: Backend, n_ctx: int, on_layer: Callable[[float], None]) -> Llama:
-    """The model on its device, with a cache for `n_ctx` positions rounded up to whole chunks."""
+def load_llama(
+    checkpoint: Checkpoint, backend: Backend, n_ctx: int, on_layer: Callable[[float], None], kind: str = ""
+) -> Llama:
+    """The model on its device, quantised to `kind`, with a cache for `n_ctx` positions rounded up to whole chunks."""
     n_positions = -(-n_ctx // backend.chunk) * backend.chunk
-    weights = load_weights(checkpoint, backend.device, on_layer)
+    weights = load_weights(checkpoint, backend.device, on_layer, kind)
     rotary = Tensor(rotary_table(checkpoint.inverse_frequencies, n_positions), device=backend.device).realize()
     return Llama(checkpoint.config, weights, rotary, backend.lanes)
 

@@ -8,28 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from enginebench_models.config import LlamaConfig
 from tinygrad import Tensor, UOp, dtypes, function
 
+from engine_tinygrad.quantize import Int8, Nf4
+
+Matrix: TypeAlias = Tensor | Int8 | Nf4
 UNROLLED = 32  # the longest sum that tinygrad's heuristics unroll completely (codegen/opt/heuristic.py)
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Norms are float32 [dim], projections float16 [out, in]."""
+    """Norms are float32 [dim], projections float16 [out, in] or quantised."""
 
     input_layernorm: Tensor
-    q_proj: Tensor
-    k_proj: Tensor
-    v_proj: Tensor
-    o_proj: Tensor
+    q_proj: Matrix
+    k_proj: Matrix
+    v_proj: Matrix
+    o_proj: Matrix
     post_attention_layernorm: Tensor
-    gate_proj: Tensor
-    up_proj: Tensor
-    down_proj: Tensor
+    gate_proj: Matrix
+    up_proj: Matrix
+    down_proj: Matrix
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight).contiguous()
 
 
-def project(x: Tensor, weight: Tensor, lanes: int) -> Tensor:
+def project(x: Tensor, weight: Matrix, lanes: int) -> Tensor:
     """x · weightᵀ: [n, in] × [out, in] → [n, out], summed in float32.
 
     The `contiguous` at the end of every branch keeps what follows out of the kernel, which would otherwise repeat the
@@ -169,13 +173,21 @@ def project(x: Tensor, weight: Tensor, lanes: int) -> Tensor:
     additions. Here every row is added up in `lanes` independent partial sums, neighbours in memory, which clang turns
     into vector instructions: 26 instead of 12 GB/s on 2 cores of a Zen 5.
     """
-    n_out, n_in = int(weight.shape[0]), int(weight.shape[1])
+    if isinstance(weight, Nf4):
+        return weight.row(x) if x.shape[0] == 1 else project(x, weight.restored(), lanes)
+    matrix, scales = (weight.values, weight.scales) if isinstance(weight, Int8) else (weight, None)
+    product = summed(x, matrix, lanes)
+    return (product if scales is None else product * scales).contiguous()
+
+
+def summed(x: Tensor, matrix: Tensor, lanes: int) -> Tensor:
+    n_out, n_in = int(matrix.shape[0]), int(matrix.shape[1])
     if x.shape[0] != 1 or not lanes or n_in % lanes:
-        return x.linear(weight.T).contiguous()
+        return x.linear(matrix.T)
     steps = largest_divisor(n_in // lanes, UNROLLED)
     split = (n_in // (lanes * steps), steps, lanes)
-    partial = (x.reshape(1, *split) * weight.reshape(n_out, *split)).sum(2).contiguous()
-    return partial.sum((1, 2)).reshape(1, n_out).contiguous()
+    partial = (x.reshape(1, *split) * matrix.reshape(n_out, *split)).sum(2).contiguous()
+    return partial.sum((1, 2)).reshape(1, n_out)
 
 
 def largest_divisor(number: int, limit: int) -> int:

@@ -14,8 +14,10 @@ from enginebench_models.tensor import Tensor as Stored
 from tinygrad import Tensor, dtypes
 from tinygrad.device import Buffer
 from tinygrad.dtype import DType
+from tinygrad.helpers import CPU_COUNT
 
-from engine_tinygrad.model import LayerWeights, Weights
+from engine_tinygrad.model import LayerWeights, Matrix, Weights
+from engine_tinygrad.quantize import level_table, quantised
 
 STORED_DTYPES: dict[str, DType] = {"f32": dtypes.float32, "f16": dtypes.float16, "bf16": dtypes.bfloat16}
 LAYER_NAMES = {
@@ -33,18 +35,23 @@ REORDERED = ("q_proj", "k_proj")
 """Weights whose rows a GGUF file has in another order than the checkpoint delivers."""
 
 
-def load_weights(checkpoint: Checkpoint, device: str, on_layer: Callable[[float], None]) -> Weights:
-    """All weights on `device`; `on_layer` gets the fraction done."""
+def load_weights(checkpoint: Checkpoint, device: str, on_layer: Callable[[float], None], kind: str = "") -> Weights:
+    """All weights on `device`, the blocks' matrices quantised to `kind`; `on_layer` gets the fraction done."""
+    config, levels = checkpoint.config, level_table(device)
 
     def load(name: str) -> Tensor:
         return load_tensor(checkpoint.tensor(name), device)
 
-    config = checkpoint.config
+    def load_matrix(name: str) -> Matrix:
+        if not kind or not name.endswith("_proj"):
+            return load(name)
+        return quantised(checkpoint.tensor(name), kind, device, levels, CPU_COUNT.value)
+
     embed_tokens = load("embed_tokens")
     lm_head = embed_tokens if config.tied_embeddings else load("lm_head")
     layers = []
     for i in range(config.n_layers):
-        layers.append(LayerWeights(**{field: load(f"layers.{i}.{name}") for field, name in LAYER_NAMES.items()}))
+        layers.append(LayerWeights(**{field: load_matrix(f"layers.{i}.{name}") for field, name in LAYER_NAMES.items()}))
         on_layer((i + 1) / config.n_layers)
     return Weights(embed_tokens, layers, load("norm"), lm_head)
 

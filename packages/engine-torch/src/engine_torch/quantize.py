@@ -38,8 +38,8 @@ class Int8(nn.Module):
 
     def fill(self, rows: slice, part: Any) -> None:
         """`part`: an eight_bit.Quantised"""
-        self.values[rows].copy_(torch.from_numpy(part.values))
-        self.scales[rows].copy_(torch.from_numpy(part.scales))
+        place(self.values[rows], part.values)
+        place(self.scales[rows], part.scales)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, in] → [n, out], float32 on a processor"""
@@ -69,8 +69,8 @@ class Nf4(nn.Module):
 
     def fill(self, rows: slice, part: Any) -> None:
         """`part`: an nf4.Nf4"""
-        self.packed[rows].copy_(torch.from_numpy(packed(part.codes)))
-        self.peaks[rows].copy_(torch.from_numpy(part.peaks))
+        place(self.packed[rows], packed(part.codes))
+        place(self.peaks[rows], part.peaks)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, in] → [n, out], float32 on a processor"""
@@ -85,6 +85,14 @@ class Nf4(nn.Module):
         if not self.packed.is_cuda:
             return torch.ops.engine_torch.nf4_widen(self.packed[rows], self.peaks[rows], self.levels)
         return (expanded(self.packed[rows], self.levels) * self.peaks[rows, :, None].float()).flatten(1)
+
+
+def place(target: Tensor, values: np.ndarray) -> None:
+    """On a processor without torch's threads, which would wait for those that quantise."""
+    if target.is_cuda:
+        target.copy_(torch.from_numpy(values))
+    else:
+        target.numpy()[...] = values
 
 
 def packed(codes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""Quantised matrices: restored exactly, through the gate in prefill and decode, bytes read off, faults seen."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_tinygrad.engine import TinygradEngine
+from enginebench_models import quantisation
+from enginebench_models.catalogue import entry
+from enginebench_models.checkpoint import open_checkpoint
+from enginebench_models.fidelity import compare, gate, probe_ids
+from enginebench_models.nf4 import Nf4
+from enginebench_models.reference_cache import reference_logits
+from enginebench_models.synthesis import synthesise
+from enginebench_protocol.errors import EngineFailure
+
+N_PREFILL, N_DECODE = 40, 24
+
+
+def distance(engine: TinygradEngine, path: Path, kind: str, folder: Path) -> Any:
+    ids = probe_ids(entry("tiny").config.vocab_size, N_PREFILL + N_DECODE)
+    expected = np.array(reference_logits(open_checkpoint(path), ids, N_PREFILL, folder, kind))
+    return compare(expected, np.asarray(engine.score(array("i", ids), N_PREFILL)))
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("nf4", 4.25)])
+def test_a_quantised_model_passes_the_gate_and_holds_what_it_says(
+    engine: TinygradEngine, loader: Any, tiny_gguf: Path, kind: str, bits: float
+) -> None:
+    report = loader.load(engine, tiny_gguf, configuration=kind)
+    found = distance(engine, tiny_gguf, kind, loader.cache)
+    assert gate(found, report.precision).passed, found
+    assert found.mean_kld < 1e-4
+    config = entry("tiny").config
+    norms = (2 * config.n_layers + 1) * config.dim
+    table = config.vocab_size * config.dim
+    blocks = config.weight_elements() - norms - table
+    rows = config.n_layers * (config.query_dim() + 2 * config.kv_dim() + 2 * config.dim + 2 * config.hidden_dim)
+    scales = 4 * rows if kind == "int8" else 0
+    assert (report.precision, report.weight_dtype, report.kv_dtype) == (kind, kind, "float16")
+    assert report.weights_bytes == blocks * bits / 8 + scales + 2 * table + 4 * norms
+    assert report.read_bytes_per_token == report.weights_bytes
+    assert report.stages["convert"] > 0
+
+
+def test_nibbles_in_another_order_fail_the_gate(
+    engine: TinygradEngine, loader: Any, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(quantisation.KINDS, "nf4", lambda values: swapped(quantisation.nf4(values)))
+    loader.load(engine, tiny_gguf, configuration="nf4")
+    monkeypatch.undo()
+    assert not gate(distance(engine, tiny_gguf, "nf4", loader.cache), "nf4").passed
+
+
+def swapped(held: Nf4) -> Nf4:
+    return Nf4(held.codes.reshape(-1, 2)[:, ::-1].reshape(held.codes.shape), held.peaks)
+
+
+def test_scales_of_other_rows_fail_the_gate(
+    engine: TinygradEngine, loader: Any, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8 = quantisation.KINDS["int8"]
+
+    def moved(values: Any) -> Any:
+        held: Any = int8(values)
+        return replace(held, scales=np.roll(held.scales, 1))
+
+    monkeypatch.setitem(quantisation.KINDS, "int8", moved)
+    loader.load(engine, tiny_gguf, configuration="int8")
+    monkeypatch.undo()
+    assert not gate(distance(engine, tiny_gguf, "int8", loader.cache), "int8").passed
+
+
+def test_rows_that_nf4_cannot_cut_are_refused(engine: TinygradEngine, loader: Any, tmp_path: Path) -> None:
+    path = synthesise(replace(entry("tiny").config, hidden_dim=200), tmp_path / "odd.gguf")
+    with pytest.raises(EngineFailure, match="has rows of 200 weights, nf4 has whole runs of 64 only") as failure:
+        loader.load(engine, path, configuration="nf4")
+    assert failure.value.code == "unsupported"
