@@ -14,6 +14,7 @@ import numpy.typing as npt
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.eight_bit import Quantised as Rows
 from enginebench_models.int4 import Int4
+from enginebench_models.layout import expected_shapes
 from enginebench_models.nf4 import Nf4
 from enginebench_models.quantisation import in_parts, is_quantised
 from enginebench_models.tensor import Tensor
@@ -37,7 +38,7 @@ def quantised_weights(
     checkpoint: Checkpoint, located: Weights, kind: str, threads: int, progress: Callable[[float], None]
 ) -> Weights:
     """`located`: all weights as they are stored. Raises UnsupportedModel, as the recipe does."""
-    names = [name for name in checkpoint.names() if is_quantised(checkpoint.tensor(name))]
+    names = [name for name, shape in expected_shapes(checkpoint.config).items() if is_quantised(name, shape)]
     tensors, values, packed = dict(located.tensors), dict[str, Array](), dict[str, list[Packed]]()
     for done, name in enumerate(names, 1):
         packed[name] = PACKED[kind](checkpoint.tensor(name), threads, values)
