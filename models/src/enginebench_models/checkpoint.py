@@ -25,6 +25,7 @@ from enginebench_models.storage import AnyArray, Floats
 from enginebench_models.tensor import Tensor
 
 FINGERPRINT_BYTES = 4096
+WHOLE = slice(None)
 
 
 def open_checkpoint(path: Path) -> "Checkpoint":
@@ -101,19 +102,26 @@ class Checkpoint:
         """Names of the weights, in the order of the file."""
         return list(self._layout.places)
 
-    def tensor(self, name: str) -> Tensor:
-        """Raises InvalidModel for a name that this model does not have ("lm_head" when tied)."""
+    def tensor(self, name: str, rows: slice = WHOLE) -> Tensor:
+        """Raises InvalidModel for a name that this model does not have ("lm_head" when tied).
+
+        `rows`: a run of them, nothing else is read; of Q and K the rows of whole heads.
+        """
         place = self._layout.places.get(name)
         if place is None:
             raise InvalidModel(
                 f"{self.path} has no weight {name!r}; its names are those of names().", "weights-missing"
             )
-        data = self._array(place)
+        data = self._array(place)[rows]
         if place.interleaved_heads:
-            stored, data = data, half_split(data, place.interleaved_heads)
+            heads = place.interleaved_heads * data.shape[0] // place.shape[0]
+            stored, data = data, half_split(data, heads)
             give_back(stored)
             data.flags.writeable = False
-        return Tensor(name, place.shape, place.storage.name, data, place.file, place.offset)
+        shape = (data.shape[0], *place.shape[1:])
+        first = rows.indices(place.shape[0])[0]
+        offset = place.offset + first * place.n_bytes() // place.shape[0]
+        return Tensor(name, shape, place.storage.name, data, place.file, offset)
 
     def _array(self, place: Place) -> AnyArray:
         storage = place.storage

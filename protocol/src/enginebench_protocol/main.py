@@ -23,7 +23,7 @@ def run(engine: str, models: str | None = None) -> None:
     """
     arguments = sys.argv[1:]
     if arguments[:1] == ["serve"] or (not arguments and _stdin_is_a_stream()):
-        read_fd, write_fd = _claim_stdio()
+        read_fd, write_fd = claim_stdio()
         from .serve import serve_process
 
         raise SystemExit(serve_process(engine, read_fd, write_fd, arguments[1:], T_BEGIN_NS))
@@ -37,7 +37,7 @@ def _stdin_is_a_stream() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def _claim_stdio() -> tuple[int, int]:
+def claim_stdio() -> tuple[int, int]:
     """Private copies of stdin and stdout; afterwards 0 reads nothing and 1 goes to stderr."""
     read_fd, write_fd = os.dup(0), os.dup(1)  # close-on-exec, so no grandchild inherits them
     null = os.open(os.devnull, os.O_RDONLY)

@@ -59,7 +59,7 @@ AfterToken = Callable[[int, int], bool]
 
 def serve_process(engine: str, read_fd: int, write_fd: int, arguments: list[str], t_begin_ns: int = 0) -> int:
     """Run as a child process until shutdown. Returns the exit code."""
-    _die_with_parent(read_fd)
+    die_with_parent(read_fd)
     nonce = dict(pairwise(arguments)).get("--nonce", "")
     return serve(load_class(engine)(), FrameStream(read_fd, write_fd), nonce, t_begin_ns)
 
@@ -310,7 +310,7 @@ def _clean(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
     return kept.decode("utf-8", "ignore")
 
 
-def _die_with_parent(read_fd: int) -> None:
+def die_with_parent(read_fd: int) -> None:
     """By the kernel's signal, even while native code holds the interpreter; by a thread that sees the pipe close."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_exit_on_hangup, args=(read_fd,), daemon=True, name="parent-watch").start()

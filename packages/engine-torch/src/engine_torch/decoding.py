@@ -36,6 +36,7 @@ class Decoder:
         # CUDA graphs replay fixed shapes; elsewhere the window grows with the sequence, under one graph for all sizes.
         self.compiled = compiled
         self.fixed_shapes = compiled and self.device.type == "cuda"
+        self.grows = compiled and not self.fixed_shapes
         self.step = step
         if compiled:
             options = GRAPH_OPTIONS if self.device.type == "cuda" else {}
@@ -45,7 +46,8 @@ class Decoder:
         """Yields n_gen ids, each when it is on the host."""
         logits = self.prefill(prompt)
         steps = range(len(prompt), len(prompt) + n_gen - 1)
-        run = self._ahead if self.device.type == "cuda" else self._in_turn
+        alone = self.model.shard.n == 1  # the others do not know an id before it is told
+        run = self._ahead if self.device.type == "cuda" and alone else self._in_turn
         return run(logits.argmax(-1, keepdim=True), steps)
 
     def _in_turn(self, token: Tensor, positions: range) -> Iterator[int]:
@@ -91,6 +93,7 @@ class Decoder:
         window = self.positions
         if not self.fixed_shapes:
             window = self.positions[: position + 1]
+        if self.grows:  # the compiler takes seconds to import: an eager run does without it
             torch._dynamo.maybe_mark_dynamic(window, 0)
         return self.step(self.model, token, self.positions[position : position + 1], window, self.fixed_shapes)
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -36,6 +37,8 @@ from enginebench_protocol.messages import Load, Loaded
 from engine_torch.decoding import Decoder
 from engine_torch.model import Llama, weight
 from engine_torch.quantize import MATRICES, prepare, quantise
+from engine_torch.ranks import Ranks, check_ranks
+from engine_torch.shard import ONE, Shard, undivided
 from engine_torch.weights import load_model
 
 
@@ -69,56 +72,108 @@ class TorchEngine(Engine):
         "nf4": "optimized with the blocks' matrices in NF4, a peak for each run of 64",
     }
 
+    shards = True
+
     def __init__(self) -> None:
         self._decoder: Decoder | None = None
+        self._ranks: Ranks | None = None
 
     def load(self, request: Load, progress: ProgressSink) -> Loaded:
         self.unload()
         if request.configuration not in SETTINGS:
             raise EngineFailure("unsupported", f"unknown configuration {request.configuration!r}")
-        device = chosen_device(request.device)
-        settings = SETTINGS[request.configuration]
+        chosen_device(request.device)
         checkpoint = opened(request)
-        configure(request, settings)
+        if request.shards == 1:
+            self._decoder, loaded = load_part(request, checkpoint, ONE, progress)
+        else:
+            loaded = self._load_shared(request, checkpoint, progress)
+        freeze_garbage()
+        return loaded
+
+    def _load_shared(self, request: Load, checkpoint: Checkpoint, progress: ProgressSink) -> Loaded:
+        """This process is rank 0; the others do the same with their parts."""
+        check_ranks(request.shards, request.device, request.threads)
+        if kind := SETTINGS[request.configuration].quantisation:
+            raise EngineFailure("unsupported", f"{kind} weights are not shared among ranks", "nearest: optimized")
+        if rest := undivided(checkpoint.config, request.shards):
+            complaint = f"{request.shards} shards do not divide {' and '.join(rest)} of this model"
+            raise EngineFailure("unsupported", complaint, "every rank gets as many heads and columns")
+        self._ranks = Ranks(request)
         stages: dict[str, int] = {}
         try:
-            model = loaded_model(request, checkpoint, settings, device, progress, stages)
-            self._decoder = Decoder(model, request.n_ctx, settings.compiled)
-        except torch.OutOfMemoryError as error:
-            raise EngineFailure("out-of-memory", str(error), "use a smaller model or a 16-bit configuration") from None
-        freeze_garbage()
-        return report(request, checkpoint, model, stages)
+            with stage(stages, "import"):
+                self._ranks.join()
+            self._decoder, own = load_part(request, checkpoint, self._ranks.shard, progress)
+            return whole_report([own, *self._ranks.loaded()], stages)
+        except BaseException:
+            self.unload()
+            raise
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         decoder = self._ready(prompt, len(prompt) + n_gen - 1)
-        if sampling.greedy:
-            return decoder.generate(prompt, n_gen)
-        return decoder.sample(prompt, n_gen, chooser(sampling.temperature, sampling.seed))
+        if self._ranks is None:
+            return generated(decoder, prompt, n_gen, sampling)
+        return self._ranks.led(lambda: generated(decoder, prompt, n_gen, sampling), prompt, n_gen)
 
     def score(self, tokens: array[int], n_prefill: int) -> Logits:
-        return self._ready(tokens, len(tokens)).score(tokens, n_prefill).data
+        decoder = self._ready(tokens, len(tokens))
+        with nullcontext() if self._ranks is None else self._ranks.scoring(tokens, n_prefill):
+            return decoder.score(tokens, n_prefill).data
 
     def profile(self, prompt: array[int], n_gen: int, folder: Path) -> Mapping[str, Path]:
+        if self._ranks is not None:
+            raise EngineFailure("unsupported", "the profiler sees one process, this model is in several", "one device")
         from engine_torch.profiling import traced
 
         return traced(self._ready(prompt, len(prompt) + n_gen - 1), prompt, n_gen, folder)
 
     def memory(self) -> MemoryAccount:
-        model = self._loaded().model
-        peak = torch.cuda.max_memory_allocated() if model.norm.is_cuda else None
-        return MemoryAccount(weights_bytes(model), kv_cache_bytes(model), device_peak_bytes=peak)
+        own = account(self._loaded().model)
+        if self._ranks is None:
+            return own
+        parts = [own, *self._ranks.memory()]
+        peaks = [part.device_peak_bytes for part in parts if part.device_peak_bytes is not None]
+        return MemoryAccount(
+            sum(part.weights_bytes for part in parts),
+            sum(part.kv_cache_bytes for part in parts),
+            device_peak_bytes=sum(peaks) if peaks else None,
+        )
 
     def unload(self) -> None:
         self._decoder = None
+        if self._ranks is not None:
+            self._ranks.close()
+            self._ranks = None
         thaw_garbage()
 
     def _loaded(self) -> Decoder:
+        if self._ranks is not None and self._ranks.closed:
+            raise EngineFailure("internal", "a rank was lost in an earlier request", "unload, and load again")
         return must_be_loaded(self._decoder)
 
     def _ready(self, tokens: array[int], n_positions: int) -> Decoder:
         decoder = self._loaded()
         check_tokens(tokens, n_positions, decoder.model.config.vocab_size, len(decoder.positions))
         return decoder
+
+
+def generated(decoder: Decoder, prompt: array[int], n_gen: int, sampling: Sampling) -> Iterator[int]:
+    if sampling.greedy:
+        return decoder.generate(prompt, n_gen)
+    return decoder.sample(prompt, n_gen, chooser(sampling.temperature, sampling.seed))
+
+
+def load_part(request: Load, checkpoint: Checkpoint, shard: Shard, progress: ProgressSink) -> tuple[Decoder, Loaded]:
+    """What one rank holds, and its report of that: the whole model, where it is the only one."""
+    settings, stages = SETTINGS[request.configuration], dict[str, int]()
+    configure(request, settings)
+    try:
+        model = loaded_model(request, checkpoint, settings, shard, progress, stages)
+        decoder = Decoder(model, request.n_ctx, settings.compiled)
+    except torch.OutOfMemoryError as error:
+        raise EngineFailure("out-of-memory", str(error), "use a smaller model or a 16-bit configuration") from None
+    return decoder, report(request, checkpoint, model, stages)
 
 
 def chosen_device(name: str) -> torch.device:
@@ -140,14 +195,15 @@ def loaded_model(
     request: Load,
     checkpoint: Checkpoint,
     settings: Settings,
-    device: torch.device,
+    shard: Shard,
     progress: ProgressSink,
     stages: dict[str, int],
 ) -> Llama:
-    kind, dtype = settings.quantisation, weight_dtype(checkpoint, settings, device)
+    kind, device = settings.quantisation, torch.device(request.device)
+    dtype = weight_dtype(checkpoint, settings, device)
     with stage(stages, "read"), failing(ModelError):
         matrix = MATRICES.get(kind, weight)
-        model = load_model(checkpoint, dtype, device, lambda fraction: progress("read", fraction), matrix)
+        model = load_model(checkpoint, dtype, device, lambda fraction: progress("read", fraction), matrix, shard)
     if kind:
         with stage(stages, "convert"), failing(ModelError):
             prepare(kind, device, Path(request.cache))
@@ -168,8 +224,8 @@ def weight_dtype(checkpoint: Checkpoint, settings: Settings, device: torch.devic
 
 
 def configure(request: Load, settings: Settings) -> None:
-    """This process's torch: threads, exact float32, where compiled code is kept."""
-    torch.set_num_threads(request.threads)
+    """This process's torch: its share of the threads, exact float32, where compiled code is kept."""
+    torch.set_num_threads(request.threads // request.shards)
     torch.set_float32_matmul_precision("highest")
     if not settings.compiled:
         return
@@ -204,6 +260,24 @@ def report(request: Load, checkpoint: Checkpoint, model: Llama, stages: dict[str
         stages=stages,
         versions=versions(),
     )
+
+
+def whole_report(parts: list[Loaded], stages: dict[str, int]) -> Loaded:
+    """Of all ranks, rank 0 first: what they hold and read adds up, and so do their threads."""
+    own = parts[0]
+    summed = ("threads", "weights_bytes", "kv_cache_bytes", "read_bytes_per_token")
+    return Loaded(
+        **{name: getattr(own, name) for name in own.__struct_fields__}
+        | {name: sum(getattr(part, name) for part in parts) for name in summed}
+        | {"shards": len(parts), "device_bytes": [part.weights_bytes + part.kv_cache_bytes for part in parts]}
+        | {"stages": stages | own.stages}
+    )
+
+
+def account(model: Llama) -> MemoryAccount:
+    """Of this process."""
+    peak = torch.cuda.max_memory_allocated() if model.norm.is_cuda else None
+    return MemoryAccount(weights_bytes(model), kv_cache_bytes(model), device_peak_bytes=peak)
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

@@ -12,21 +12,28 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from enginebench_models.config import LlamaConfig
 from torch import Tensor, nn
 
+from engine_torch.shard import ONE, Shard
+
 Matrix = Callable[[int, int], nn.Parameter | nn.Module]
 """Makes a matrix of a block, [out, in]: `weight`, or one of quantize.py, which multiplies itself."""
 
 
 class Llama(nn.Module):
-    """Parameters are created without values (device "meta"); weights.py fills them in."""
+    """Parameters are created without values (device "meta"); weights.py fills them in.
 
-    def __init__(self, config: LlamaConfig, inverse_frequencies: Tensor, matrix: Matrix) -> None:
+    Of several ranks each holds its part of every block and of the vocabulary; the residual stream is whole on all.
+    """
+
+    def __init__(self, config: LlamaConfig, inverse_frequencies: Tensor, matrix: Matrix, shard: Shard = ONE) -> None:
         super().__init__()
         self.config = config
+        self.shard = shard
         self.register_buffer("inverse_frequencies", inverse_frequencies)  # [head_dim/2], RoPE scaling applied
-        self.embed_tokens = weight(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config, matrix) for _ in range(config.n_layers))
+        rows = shard.count(config.vocab_size)
+        self.embed_tokens = weight(rows, config.dim)
+        self.layers = nn.ModuleList(Block(shard.block(config), matrix, shard) for _ in range(config.n_layers))
         self.norm = weight(config.dim)
-        self.lm_head = self.embed_tokens if config.tied_embeddings else weight(config.vocab_size, config.dim)
+        self.lm_head = self.embed_tokens if config.tied_embeddings else weight(rows, config.dim)
 
     def prefill(self, tokens: Tensor) -> Tensor:
         """tokens int64 [n], positions 0 to n-1 -> logits after the last of them, float32 [vocab]."""
@@ -44,11 +51,11 @@ class Llama(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, window: Tensor, visible: Tensor | None) -> Tensor:
         angles = positions.float()[:, None] * self.inverse_frequencies  # [n, head_dim/2]
         rotation = torch.cos(angles), torch.sin(angles)
-        x = self.embed_tokens[tokens].float()  # [n, dim]
+        x = self.shard.embedded(tokens, self.embed_tokens, self.config.vocab_size)  # [n, dim]
         for layer in self.layers:
             x = layer(x, positions, rotation, window, visible)
         last = normalised(x[-1:], self.norm, self.config.norm_eps)
-        return project(last, self.lm_head)[0].float()
+        return self.shard.joined(project(last, self.lm_head)[0].float(), self.config.vocab_size)
 
     def allocate_cache(self, n_ctx: int) -> None:
         """Room for `n_ctx` positions, in the dtype and on the device of the table."""
@@ -57,8 +64,11 @@ class Llama(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: LlamaConfig, matrix: Matrix) -> None:
+    """`config` and all below it: the part of one rank."""
+
+    def __init__(self, config: LlamaConfig, matrix: Matrix, shard: Shard) -> None:
         super().__init__()
+        self.shard = shard
         self.norm_eps = config.norm_eps
         self.input_layernorm = weight(config.dim)
         self.self_attn = Attention(config, matrix)
@@ -68,8 +78,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, rotation: tuple[Tensor, Tensor], window: Tensor, visible: Tensor | None
     ) -> Tensor:
-        x = x + self.self_attn(normalised(x, self.input_layernorm, self.norm_eps), positions, rotation, window, visible)
-        return x + self.mlp(normalised(x, self.post_attention_layernorm, self.norm_eps))
+        inner = normalised(x, self.input_layernorm, self.norm_eps)
+        x = x + self.shard.total(self.self_attn(inner, positions, rotation, window, visible))
+        return x + self.shard.total(self.mlp(normalised(x, self.post_attention_layernorm, self.norm_eps)))
 
 
 class Attention(nn.Module):

@@ -13,11 +13,13 @@ from math import prod
 
 import torch
 from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.layout import expected_shapes
 from enginebench_models.pages import give_back, read_now
 from enginebench_models.tensor import Tensor as StoredTensor
 from torch import Tensor
 
 from engine_torch.model import Llama, Matrix, weight
+from engine_torch.shard import ONE, Shard
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 BLOCK_BYTES = 16 << 20
@@ -30,21 +32,24 @@ def load_model(
     device: torch.device,
     progress: Callable[[float], None],
     matrix: Matrix = weight,
+    shard: Shard = ONE,
 ) -> Llama:
     """Matrices in `dtype`, norms (0.01 % of the weights) in float32. Raises ModelError.
 
     What `matrix` makes of its own (quantize.py) is left without values.
     """
-    model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device), matrix)
-    own = set(checkpoint.names())
-    stored = read(checkpoint, [name for name, _ in model.named_parameters() if name in own], dtype, device)
-    shapes = {name: torch.Size(tensor.shape) for name, tensor in stored.items() if not is_ready(tensor, dtype, device)}
-    values, done = allocated({name: (s, wanted_dtype(s, dtype)) for name, s in shapes.items()}, device), 0
-    n_elements = sum(prod(tensor.shape) for tensor in stored.values())
+    model = Llama(checkpoint.config, torch.tensor(checkpoint.inverse_frequencies, device=device), matrix, shard)
+    whole = expected_shapes(checkpoint.config)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if name in whole}
+    cuts = {name: shard.cut(name, whole[name]) for name in shapes}
+    stored = read(checkpoint, {name: (cuts[name][0], shape) for name, shape in shapes.items()}, dtype, device)
+    copied = {name: shape for name, shape in shapes.items() if not is_ready(stored[name], shape, dtype, device)}
+    values, done = allocated({name: (s, wanted_dtype(s, dtype)) for name, s in copied.items()}, device), 0
+    n_elements = sum(prod(shape) for shape in shapes.values())
     for name in list(stored):
         tensor = stored.pop(name)  # reordered Q and K are copies: kept no longer than needed
-        if name in shapes:
-            fill(values[name], tensor)
+        if name in copied:
+            fill(values[name], tensor, cuts[name][1])
         else:
             values[name] = as_torch(tensor)
         done += values[name].numel()
@@ -59,22 +64,28 @@ def wanted_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> torch.dtype:
     return dtype if len(shape) > 1 else torch.float32
 
 
-def is_ready(stored: StoredTensor, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a parameter can be used as the checkpoint gives it."""
-    return device.type == "cpu" and DTYPES.get(stored.dtype) == wanted_dtype(stored.shape, dtype)
+def is_ready(stored: StoredTensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a parameter of this shape can be used as the checkpoint gives it."""
+    same = stored.shape == shape and DTYPES.get(stored.dtype) == wanted_dtype(shape, dtype)
+    return device.type == "cpu" and same
 
 
-def read(checkpoint: Checkpoint, names: list[str], dtype: torch.dtype, device: torch.device) -> dict[str, StoredTensor]:
-    """What stays in the mapped file is read now: otherwise the first token would pay, and loading would look free."""
+def read(
+    checkpoint: Checkpoint, wanted: dict[str, tuple[slice, torch.Size]], dtype: torch.dtype, device: torch.device
+) -> dict[str, StoredTensor]:
+    """Rows of each weight. What stays in the mapped file is read now: otherwise the first token would pay, and loading
+    would look free.
+    """
 
     def read_one(name: str) -> StoredTensor:
-        stored = checkpoint.tensor(name)
-        if is_ready(stored, dtype, device):
+        rows, shape = wanted[name]
+        stored = checkpoint.tensor(name, rows)
+        if is_ready(stored, shape, dtype, device):
             read_now(stored.data)
         return stored
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return dict(zip(names, pool.map(read_one, names), strict=True))
+        return dict(zip(wanted, pool.map(read_one, wanted), strict=True))
 
 
 def allocated(wanted: dict[str, tuple[torch.Size, torch.dtype]], device: torch.device) -> dict[str, Tensor]:
@@ -97,13 +108,15 @@ def huge_pages(n_bytes: int) -> mmap.mmap:
     return memory
 
 
-def fill(target: Tensor, stored: StoredTensor) -> None:
-    """Copy block by block, converting; target [rows, in] or [rows]."""
+def fill(target: Tensor, stored: StoredTensor, columns: slice) -> None:
+    """Copy block by block, converting; target [rows, in] or [rows]. `columns`: of the stored values."""
     rows = stored.shape[0]
     step = max(1, BLOCK_BYTES * rows // stored.data.nbytes)
     for first in range(0, rows, step):
         block = stored.rows(slice(first, min(first + step, rows)))
-        target[first : first + block.shape[0]].copy_(as_torch(block).to(target.device))
+        values = as_torch(block)
+        own = values if values.ndim == 1 else values[:, columns]
+        target[first : first + block.shape[0]].copy_(own.to(target.device))
         give_back(block.data)
 
 
