@@ -103,7 +103,7 @@ def test_the_gate_sees_the_part_of_another_rank(pair: Any, tiny: Path, reference
     engine, loaded = pair
     layers = engine._decoder.model.layers
     dtype = layers[0].get_parameter(name).dtype
-    other = load_model(open_checkpoint(tiny), dtype, CPU, lambda fraction: None, Shard(1, 2)).layers
+    other = load_model(open_checkpoint(tiny), dtype, CPU, lambda fraction: None, shard=Shard(1, 2)).layers
     swapped = [(layers[i].get_parameter(name), other[i].get_parameter(name)) for i in range(len(layers))]
     for own, foreign in swapped:
         own.data, foreign.data = foreign.data, own.data
@@ -142,7 +142,7 @@ def test_the_parts_of_all_ranks_are_the_whole(tmp_path: Path, format_: str, n: i
     checkpoint = open_checkpoint(synthesise(config, tmp_path / name, format_))
     whole = dict(load_model(checkpoint, torch.float16, CPU, lambda f: None).named_parameters())
     parts = [
-        dict(load_model(checkpoint, torch.float16, CPU, lambda f: None, Shard(rank, n)).named_parameters())
+        dict(load_model(checkpoint, torch.float16, CPU, lambda f: None, shard=Shard(rank, n)).named_parameters())
         for rank in range(n)
     ]
     for weight, values in whole.items():
@@ -160,7 +160,7 @@ def test_a_part_is_cut_so_that_sizes_differ_by_the_last_ranks_only() -> None:
 
 def test_what_a_file_stores_as_it_is_wanted_stays_in_it(tiny: Path) -> None:
     """No copy of a part that is a run of rows: only what is cut by input has to be gathered."""
-    model = load_model(open_checkpoint(tiny), torch.float16, CPU, lambda f: None, Shard(1, 2))
+    model = load_model(open_checkpoint(tiny), torch.float16, CPU, lambda f: None, shard=Shard(1, 2))
     rows = open_checkpoint(tiny).tensor("layers.0.mlp.up_proj", slice(384, 768))
     assert rows.shape == (384, 256)
     assert np.array_equal(model.layers[0].mlp.up_proj.numpy(), rows.data)
@@ -176,6 +176,7 @@ def test_what_a_file_stores_as_it_is_wanted_stays_in_it(tiny: Path) -> None:
     [
         ({"shards": 2, "threads": 1}, "2 shards, but 1 processor "),
         ({"shards": 1000, "threads": 1000}, "1000 shards, but 8 processors"),
+        ({"configuration": "int8"}, "int8 weights are not shared among ranks"),
         ({"shards": 3, "threads": 3}, r"3 shards do not divide n_heads 4 and n_kv_heads 2 of this model"),
     ],
 )

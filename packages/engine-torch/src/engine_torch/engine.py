@@ -32,7 +32,7 @@ from enginebench_protocol.engine import (
     thaw_garbage,
 )
 from enginebench_protocol.errors import EngineFailure
-from enginebench_protocol.messages import Load, Loaded
+from enginebench_protocol.messages import Account, Load, Loaded
 
 from engine_torch.decoding import Decoder
 from engine_torch.model import Llama, weight
@@ -132,7 +132,7 @@ class TorchEngine(Engine):
         own = account(self._loaded().model)
         if self._ranks is None:
             return own
-        parts = [own, *self._ranks.memory()]
+        parts: list[MemoryAccount | Account] = [own, *self._ranks.memory()]
         peaks = [part.device_peak_bytes for part in parts if part.device_peak_bytes is not None]
         return MemoryAccount(
             sum(part.weights_bytes for part in parts),
