@@ -10,6 +10,8 @@ import pytest
 from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.report import table
 from enginebench.report.fairness import UNFAIR
+from enginebench.report.plots import ratios
+from enginebench.report.plots.drawing import Plot
 from enginebench.report.requests import request_sheet, request_table
 from enginebench.store.result import schema_fault
 
@@ -108,3 +110,17 @@ def test_timing_lists_every_measured_request_of_every_launch(records: Any) -> No
     assert (first["case"], first["launch"], first["request"], first["phase"]) == ("x:half", 1, 0, "measured")
     assert first["ttft ms"] == 10
     assert first["tpot ms"] == pytest.approx(2.0 * math.exp(-0.002), rel=1e-5)
+
+
+def test_a_class_that_stands_apart_is_no_bracket(records: Any) -> None:
+    assert not any(case["brackets"] for case in result_of(records, fair_comparison=True)["cases"])
+    assert all(case["brackets"] for case in result_of(records, fair_comparison=False)["cases"])
+
+
+def test_the_plot_of_a_fair_run_names_the_fastest_of_each_class(records: Any) -> None:
+    fair = ratios.of_cases(result_of(records, fair_comparison=True), "m", records.workload.name)
+    assert isinstance(fair, Plot)
+    assert "Against the fastest of each precision class, x:half, y:full." in fair.summary
+    unfair = ratios.of_cases(result_of(records, fair_comparison=False), "m", records.workload.name)
+    assert isinstance(unfair, Plot)
+    assert "Against the fastest, y:full." in unfair.summary

@@ -1,7 +1,8 @@
 """Rows that did the same work under other conditions: bracketed, with what differs, and not refused.
 
-Threads and device are held against the plan, data types against most rows of the same precision class, the class
-against most rows. Without a majority every row says so. Works on the plain cases of a result.
+Threads and device are held against the plan, data types against most rows of the same precision class; the class
+itself against most rows, where the comparison is not a fair one. Without a majority every row says so. Works on the
+plain cases of a result.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def _brackets(case: Case, result: Mapping[str, Any]) -> Iterator[str]:
         return
     peers = [c for c in result["cases"] if _peers(c, case)]
     yield from _against_plan(case, result["plan"])
-    yield from _against_most(loaded["precision"], [c["loaded"]["precision"] for c in peers], "precision class")
+    if not result["plan"].get("fair_comparison"):  # which sets the classes apart
+        yield from _against_most(loaded["precision"], [c["loaded"]["precision"] for c in peers], "precision class")
     same_class = [c for c in peers if c["loaded"]["precision"] == loaded["precision"]]
     for facet, word in WORDS.items():
         yield from _against_most(loaded[facet], [c["loaded"][facet] for c in same_class], word)

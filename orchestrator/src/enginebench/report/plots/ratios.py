@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +42,23 @@ def of_cases(result: dict[str, Any], model: str, workload: str) -> Plot | Lack:
     title, place = "Speed ratios within this run", f"/{model}/{workload}"
     pairs, named = verdicts.compared(result, model, workload)
     decode = [c for c in verdicts.against_fastest(pairs) if c["metric"] == verdicts.RANKED]
-    base = f" Against the fastest, {printable(verdicts.label_at(decode[0]['base'], place))}." if decode else ""
+    bases = list(dict.fromkeys(verdicts.label_at(c["base"], place) for c in decode))
+    which = " of each precision class" if len(bases) > 1 else ""
+    base = f" Against the fastest{which}, {printable(', '.join(bases))}." if bases else ""
     spoken = bool(result["plan"].get("verdicts", False))
-    rows = [_row(verdicts.label_at(c["new"], place), c, spoken) for c in decode if c["ratio"] is not None]
+    rows = [_row(_against(c, place, bases), c, spoken) for c in decode if c["ratio"] is not None]
     rows += [_row(_named(c, place), c, spoken) for c in named if c["ratio"] is not None]
     if not rows:
         reasons = [reason for c in (*decode, *named) for reason in c["reasons"]]
         return Lack(title, "; ".join(dict.fromkeys(reasons)) or _nothing(result))
     few = "" if spoken else " Too few launches for verdicts: the ratios are indicative."
     return _plot("comparisons", title, rows, f"Decode rates, right of 1 is faster.{base}{few}")
+
+
+def _against(comparison: Mapping[str, Any], place: str, bases: Sequence[str]) -> str:
+    """The base is said where there are several: one for each class that is compared apart."""
+    new, base = (verdicts.label_at(comparison[end], place) for end in ("new", "base"))
+    return f"{new} / {base}" if len(bases) > 1 else new
 
 
 def _nothing(result: dict[str, Any]) -> str:
