@@ -142,6 +142,12 @@ def test_measured_memory_is_what_was_claimed_within_the_stated_margin(path: Path
         assert objections(case, claimed) == [], f"{case['engine']}:{case['configuration']}"
 
 
+@pytest.mark.parametrize(("precision", "accounted_bytes"), [("int8", 5_293_056), ("nf4", 3_777_536)])
+def test_quantised_weights_are_what_an_engine_accounted_for(precision: str, accounted_bytes: int) -> None:
+    """Of `tiny`, by a row that quantises after reading (2026-11-21); its norms are float32, 4,608 bytes more."""
+    assert accounted_bytes - need(entry("tiny").config, precision, WORKLOAD).weights_bytes == 9 * 256 * 2
+
+
 def test_a_formula_that_forgets_something_is_noticed() -> None:
     """The negative control."""
     case = measured(REFERENCES[-1])[0]
