@@ -38,7 +38,7 @@ class ReferenceWeights:
             try:
                 self._examined[key] = made_weights(path, original, self.remembered)
             except ModelError as error:
-                raise BadWeights(str(error)) from None
+                raise BadWeights(f"{error}; remove the file, and the engine makes it anew") from None
         return self._examined[key]
 
     def give_back(self) -> None:
