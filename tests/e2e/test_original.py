@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import sys
@@ -18,12 +19,17 @@ from .test_run import Run, case
 
 
 def test_a_benchmark_runs_the_configuration_that_stands_for_each_engine(cli: Cli, tmp_path: Path) -> None:
-    words = ["--benchmark", "--framework", "fake", "--model", "tiny", "--iterations", "3", "--seed", "5"]
-    done = cli(*words, "--preset", "smoke", "--results", str(tmp_path), "-o", "json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("= enginebench run fake:default --model tiny --iterations 3 --seed 5 --preset smoke")
-    plan = json.loads(done.stdout)["plan"]
+    words = ["--benchmark", "--framework", "fake", "--model", "tiny", "--iterations", "3", "--seed", "5", "--timing"]
+    done = cli(*words, "--preset", "smoke", "--results", str(tmp_path))
+    told = "= enginebench run fake:default --model tiny --iterations 3 --seed 5 --timing --preset smoke"
+    assert done.stderr.startswith(told)
+    (path,) = tmp_path.glob("*/result.json")
+    plan = json.loads(path.read_text())["plan"]
     assert (plan["iterations"], plan["seed"], plan["fair_comparison"]) == (3, 5, True)
+    requests = [
+        line.split()[1:6] for line in done.stdout.splitlines() if re.match(r"fake:default.*(up|measured) ", line)
+    ]
+    assert requests == [("1", str(i), "measured" if i else "warm-up") for i in range(4)]
 
 
 def test_the_words_are_accepted_after_run_too(run: Run, tmp_path: Path) -> None:
@@ -44,21 +50,10 @@ def test_an_engine_without_the_quantisation_is_a_row_that_says_so(run: Run) -> N
     assert rows["nf4"]["reason"] == "no nf4; it makes no quantised weights"
 
 
-def test_timing_prints_every_request(cli: Cli, tmp_path: Path) -> None:
-    small = ["--model", "tiny", "--preset", "smoke", "--results", str(tmp_path)]
-    done = cli("run", "fake", *small, "--iterations", "2", "--timing")
-    assert done.returncode == 0, done.stderr
-    requests = [line.split() for line in done.stdout.splitlines() if line.startswith("fake:default") and "-up" in line]
-    assert [words[1:6] for words in requests] == [["1", "0", "32", "16", "warm-up"]]
-    rows = cli("show", "latest", "--results", str(tmp_path), "--timing", "-o", "jsonl").stdout.splitlines()
-    assert [json.loads(row)["phase"] for row in rows].count("measured") == 4
-
-
-def test_the_version_names_the_commit(cli: Cli) -> None:
-    done = cli("--version")
-    assert done.returncode == 0
-    assert done.stdout.startswith("enginebench 0.")
-    assert "commit" in done.stdout
+def test_a_dry_run_says_what_will_not_run(cli: Cli, tmp_path: Path) -> None:
+    done = cli("run", "fake", "--quantize", "int8", "--model", "tiny", "--dry-run", "--results", str(tmp_path))
+    assert "1 configuration x" in done.stdout
+    assert "unavailable: fake:int8: no int8; it makes no quantised weights" in done.stdout
 
 
 def test_a_prompt_is_answered_on_stdout_with_its_timing_beside_it(cli: Cli) -> None:

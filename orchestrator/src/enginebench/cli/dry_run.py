@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from enginebench_models.config import LlamaConfig
 
 from enginebench.plan.plan import Plan, rough_request_seconds, rough_seconds
 from enginebench.store.record import Case, Workload
+from enginebench.workspace.discovery import EngineInfo, unavailable_reason
 
 
 def print_plan(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> None:
@@ -30,6 +31,18 @@ def print_plan(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> N
     print(f"{_factors(plan)}, {len(plan.cases) * (1 + preset.launches + preset.cold_launches)} launches")
     minutes = rough_seconds(plan, configs, device) / 60
     print(f"about {minutes:.0f} min after set-up, if the machine is as fast as assumed; a run measures its own pilot")
+
+
+def able_here(
+    chosen: Sequence[tuple[EngineInfo, str]], device: str, options: Mapping[str, Mapping[str, str]]
+) -> tuple[list[tuple[EngineInfo, str]], dict[str, str]]:
+    """What can run on this machine, as far as its table tells; and why the others cannot."""
+    reasons = {
+        f"{info.name}:{name}": reason
+        for info, name in chosen
+        if (reason := unavailable_reason(info, name, device, options.get(info.name, {}))) is not None
+    }
+    return [(info, name) for info, name in chosen if f"{info.name}:{name}" not in reasons], reasons
 
 
 def _work(case: Case) -> tuple[str, Workload]:

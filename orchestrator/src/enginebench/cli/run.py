@@ -26,7 +26,7 @@ from enginebench.store.result import read_result
 from enginebench.workspace import discovery
 
 from .basics import DebugOption
-from .dry_run import print_plan
+from .dry_run import able_here, print_plan
 from .options import (
     DEFAULT_MODEL,
     DEFAULT_RESULTS,
@@ -133,7 +133,10 @@ def run(
         found = find_models(wanted.models or (DEFAULT_MODEL,), weights.value, model_type, request.workloads)
         if dry_run:
             configs = {name: each.checkpoint.config for name, each in found.items()}
-            print_plan(plan_of(request, chosen, found), configs, request.device)
+            able, reasons = able_here(chosen, request.device, request.options)
+            print_plan(plan_of(request, able, found), configs, request.device)
+            for label, reason in reasons.items():
+                print(f"unavailable: {label}: {reason}")
             return
         session = Run(request, chosen, found, bar)
         path = session.execute()
