@@ -26,9 +26,7 @@ def test_a_benchmark_runs_the_configuration_that_stands_for_each_engine(cli: Cli
     (path,) = tmp_path.glob("*/result.json")
     plan = json.loads(path.read_text())["plan"]
     assert (plan["iterations"], plan["seed"], plan["fair_comparison"]) == (3, 5, True)
-    requests = [
-        line.split()[1:6] for line in done.stdout.splitlines() if re.match(r"fake:default.*(up|measured) ", line)
-    ]
+    requests = re.findall(r"^fake:default +(\d+) +(\d+) +32 +16 +(warm-up|measured) ", done.stdout, re.MULTILINE)
     assert requests == [("1", str(i), "measured" if i else "warm-up") for i in range(4)]
 
 
