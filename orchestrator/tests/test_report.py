@@ -18,7 +18,7 @@ from enginebench.report.plots import bars, courses, ratios, roofline, stacks
 from enginebench.report.plots.drawing import Lack, Plot, file, inline
 from enginebench.report.terminal_bars import bar_lines, drawn
 from enginebench.store.manifest import seal
-from enginebench.store.result import read_result, write_result
+from enginebench.store.result import dumped, read_result, write_whole
 
 from .large_run import REFERENCE, large_result
 
@@ -70,8 +70,13 @@ def page_of(*results: dict[str, Any]) -> str:
     return html(report([StoredRun(result) for result in results]))
 
 
-def test_a_page_loads_nothing_and_forbids_it(large: dict[str, Any]) -> None:
-    page = page_of(large)
+@pytest.fixture(scope="module")
+def page(large: dict[str, Any], reference: dict[str, Any]) -> str:
+    """Of two runs, the second of which lacks most."""
+    return page_of(large, reference)
+
+
+def test_a_page_loads_nothing_and_forbids_it(page: str) -> None:
     seen = Seen(page)
     assert {tag for tag, _ in seen.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "embed", "base"})
     policy = next(attributes["content"] for tag, attributes in seen.tags if "http-equiv" in attributes)
@@ -88,8 +93,8 @@ def test_every_section_of_a_large_run_is_drawn(large: dict[str, Any]) -> None:
     assert names == {"decode", "ttft", "token-times", "request-times", "memory", "roofline", "comparisons"} | states
 
 
-def test_ids_are_unique_and_every_link_has_its_target(large: dict[str, Any], reference: dict[str, Any]) -> None:
-    seen = Seen(page_of(large, reference))
+def test_ids_are_unique_and_every_link_has_its_target(page: str) -> None:
+    seen = Seen(page)
     ids = seen.values("id")
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in seen.values("href")} <= set(ids)
@@ -157,17 +162,18 @@ def test_memory_parts_add_up_to_the_peak(large: dict[str, Any]) -> None:
         assert sum(part or 0 for part in parts) == pytest.approx(total, rel=1e-6)
 
 
-def test_two_runs_are_compared_with_verdicts_and_other_machines_are_refused(large: dict[str, Any]) -> None:
-    slower = json.loads(json.dumps(large))
+def test_two_runs_are_compared_with_verdicts_and_other_machines_are_refused() -> None:
+    base = large_result(n_cases=2)
+    slower = json.loads(json.dumps(base))
     for case in slower["cases"]:
         for launch in case["launches"]:
             for request in launch["requests"]:
                 request["t_token_ns"] = [int(t * 1.1) for t in request["t_token_ns"]]
-    text = Seen(page_of(large, slower)).text
+    text = Seen(page_of(base, slower)).text
     assert "REGRESSION" in text
     assert "SLOWER" in text
-    other = {**large, "environment": {**large["environment"], "cpu": {**large["environment"]["cpu"], "model": "other"}}}
-    assert "these runs cannot be compared: other machine" in Seen(page_of(large, other)).text
+    other = {**base, "environment": {**base["environment"], "cpu": {**base["environment"]["cpu"], "model": "other"}}}
+    assert "these runs cannot be compared: other machine" in Seen(page_of(base, other)).text
 
 
 def test_quantising_is_shown_where_it_was_and_only_there(reference: dict[str, Any]) -> None:
@@ -212,10 +218,10 @@ def hostile(result: dict[str, Any]) -> dict[str, Any]:
     return bad
 
 
-def test_what_a_run_says_stays_text(reference: dict[str, Any]) -> None:
+def test_what_a_run_says_stays_text(page: str, reference: dict[str, Any]) -> None:
     bad = hostile(reference)
-    page = page_of(bad, bad)
-    honest, seen = Seen(page_of(reference, reference)), Seen(page)
+    honest, page = Seen(page), page_of(bad, bad)
+    seen = Seen(page)
     assert {tag for tag, _ in seen.tags} <= {tag for tag, _ in honest.tags}
     assert not [name for _, attributes in seen.tags for name in attributes if name.startswith("on") or name == "src"]
     assert "<script>alert(1)</script>" in seen.text, "it is shown, as text"
@@ -251,7 +257,7 @@ def test_the_command_on_a_run_of_twelve_cases_and_ten_launches(large: dict[str, 
     folder = tmp_path / "runs" / large["run_id"]
     folder.mkdir(parents=True)
     (folder / "journal").write_bytes(b"")
-    write_result(folder / "result.json", large)
+    write_whole(folder / "result.json", dumped(large))
     seal(folder, large["run_id"], ["run"], None)
     page = tmp_path / "report.html"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
