@@ -39,7 +39,7 @@ def token_times(cases: Sequence[dict[str, Any]]) -> Plot | Lack:
         return Lack(title, "no timed launch of a case with a passed gate generated more than one token a request")
     lines = [Line(_label(case), i, course.tokens, [ns / 1e6 for ns in course.gap_ns]) for i, case, course in found]
     warmup = max(course.warmup_tokens for _, _, course in found)
-    slowest = max(lines, key=lambda line: line.y[0] / line.y[-1])
+    slowest = max(lines, key=lambda line: line.y[0] / (line.y[-1] or 1.0))
     summary = (
         f"Median over launches; shaded: warm-up requests, the first {warmup} tokens. The first tokens count most for "
         f"{slowest.label}: {rounded(slowest.y[0])} ms at first, {rounded(slowest.y[-1])} ms in the end. First tokens "

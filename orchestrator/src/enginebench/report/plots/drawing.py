@@ -102,12 +102,14 @@ def inline(plot: Plot, prefix: str) -> str:
         _adapt(element, prefix)
     for name in ("width", "height", "version"):
         del root.attrib[name]
-    for metadata in root.findall("metadata"):
-        root.remove(metadata)
+    for parent, child in [(p, c) for p in root.iter() for c in p if c.tag in UNWANTED]:
+        parent.remove(child)
     root.attrib.update({"role": "img", "aria-labelledby": f"{prefix}-title {prefix}-words"})
     return ET.tostring(root, encoding="unicode", short_empty_elements=False)
 
 
+UNWANTED = ("metadata", "style")
+"""A style inside the page would be one of the whole page."""
 _NAMESPACE = re.compile(r"\{[^}]*\}")
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _FAMILY = re.compile(r"font-family:[^;]*;?|font: (?P<size>[\d.]+px)[^;]*(?=;|$)")

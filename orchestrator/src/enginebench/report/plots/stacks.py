@@ -39,7 +39,8 @@ class Stack:
 
 def cold_start(cases: Sequence[dict[str, Any]], state: str) -> Plot | Lack:
     title = f"From the spawn to the first token, {STATES[state]}"
-    known = [case for case in cases if case.get("anatomy", {}).get(state, {}).get("total_ns")]
+    standing = [case for case in cases if case["status"] == "ok"]
+    known = [case for case in standing if case.get("anatomy", {}).get(state, {}).get("total_ns")]
     if not known:
         return Lack(title, _no_start(cases, state))
     stacks = [_start(case, case["anatomy"][state]) for case in known]
