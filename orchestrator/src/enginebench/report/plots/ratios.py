@@ -121,7 +121,7 @@ def _draw(axes: Axes, rows: Sequence[Ratio]) -> None:
         if row.interval:
             axes.plot(row.interval, (place, place), color=colour, linewidth=2)
         axes.plot(row.ratio, place, MARKERS.get(row.verdict, "o"), color=colour, markersize=7)
-        label_above(axes, f"{row.label}  {row.ratio:.3f}x", place)
+        label_above(axes, f"{row.label}  {row.ratio:.3f}x  {row.verdict}", place)
     ends = [bound for row in rows for bound in (row.ratio, *(row.interval or ()))]
     axes.set_xlim(min(*ends, 0.97) / 1.02, max(*ends, 1.03) * 1.02)
     rows_from_the_top(axes, len(rows))
