@@ -60,6 +60,8 @@ def test_wrong_input_is_refused_with_the_value_and_a_remedy(
         (["--benchmark", "--iterations", "ten", "--framework", "fake"], "Invalid value for '--iterations'"),
         (["--benchmark", "--framework", "fake", "--fake-no-compile"], "fake has no such configuration"),
         (["--prompt", "hello", "--iterations", "5"], "add --benchmark"),
+        (["--prompt", "hello", "--framework", "fake", "--model", "tiny", "--model-type", "gpt"], "Expected 'gpt'"),
+        (["--prompt", "hello", "--framework", "fake", "--shard", "2000"], "this machine has"),
     ],
 )
 def test_wrong_words_in_front_are_refused_alike(cli: Cli, arguments: list[str], message: str) -> None:

@@ -101,7 +101,7 @@ class LivingEngine:
         self._client = Client(stream_of(self._child.read_fd, self._child.write_fd, tell))
         self.stamps = Stamps(self._child.started_ns)
 
-    def load(self, model: Path, n_ctx: int, device: str, threads: int, say: Say) -> Loaded:
+    def load(self, model: Path, n_ctx: int, device: str, threads: int, say: Say, shards: int = 1) -> Loaded:
         def on_event(event: Event) -> None:
             if isinstance(event, Progress):
                 say(f"{self.choice.label}: {event.stage} {event.fraction:.0%}")
@@ -122,6 +122,7 @@ class LivingEngine:
                 cache=str(kernel_cache(self.choice.info)),
                 scratch=self._scratch.name,
                 options={},
+                shards=shards,
             )
         except ProtocolError as error:
             raise self._died(error) from None

@@ -34,7 +34,7 @@ class SpokenModel:
     def __init__(self, settings: Settings) -> None:
         """Raises UsageError for a model that is not there, not sound, or of another type."""
         begin_ns = time.perf_counter_ns()
-        self.found: Model = find_model(settings.model, settings.weights, None, [])
+        self.found: Model = find_model(settings.model, settings.weights, settings.model_type, [])
         self.checked = Span(begin_ns, time.perf_counter_ns())
         self.tokenizer_span = Span(0, 0)
         self._tokenizer: Tokenizer | None = None

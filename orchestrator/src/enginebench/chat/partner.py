@@ -66,9 +66,8 @@ class Partner:
         assert self.engine is not None
         if self.engine.loaded is None:
             try:
-                self.engine.load(
-                    model.found.located.path, n_ctx, self.settings.device, self.settings.threads, self._say
-                )
+                path, settings = model.found.located.path, self.settings
+                self.engine.load(path, n_ctx, settings.device, settings.threads, self._say, settings.shards)
             except BaseException:
                 self.leave()
                 raise

@@ -29,6 +29,10 @@ class Settings:
     plain: bool = False
     """The text as it stands, without the model's chat template."""
     debug: bool = False
+    model_type: str | None = None
+    """Refuse a model of another type."""
+    shards: int = 1
+    """Devices, or ranks on one processor, that share the model."""
     overrides: Mapping[str, Path] = field(default_factory=dict)
     """Engine package → an interpreter that exists already."""
 

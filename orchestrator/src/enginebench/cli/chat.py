@@ -31,6 +31,8 @@ def chat(
     plain: talking.PlainOption = False,
     threads: talking.ThreadsOption = None,
     device: Device = Device.auto,
+    model_type: talking.ModelTypeOption = None,
+    shard: talking.ShardOption = 1,
     python: talking.PythonOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -40,7 +42,9 @@ def chat(
         raise UsageError("--compare needs two engines or more: enginebench chat --compare ENGINE ENGINE")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("chat needs a terminal; from a pipe: enginebench prompt -")
-    settings = talking.settings(model, weights, temperature, seed, n_gen, n_ctx, plain, threads, device, python, debug)
+    settings = talking.settings(
+        model, weights, temperature, seed, n_gen, n_ctx, plain, threads, device, python, debug, model_type, shard
+    )
     room = Chat(settings, names, talking.progress())
     room.timing = timing
     try:

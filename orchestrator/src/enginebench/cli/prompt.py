@@ -37,11 +37,15 @@ def prompt(
     plain: talking.PlainOption = False,
     threads: talking.ThreadsOption = None,
     device: Device = Device.auto,
+    model_type: talking.ModelTypeOption = None,
+    shard: talking.ShardOption = 1,
     python: talking.PythonOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, everything else to stderr."""
-    settings = talking.settings(model, weights, temperature, seed, n_gen, n_ctx, plain, threads, device, python, debug)
+    settings = talking.settings(
+        model, weights, temperature, seed, n_gen, n_ctx, plain, threads, device, python, debug, model_type, shard
+    )
     if not text.strip():
         raise UsageError('the prompt is empty: write enginebench prompt "…", or - to read it from stdin')
     choice = choose(engine, settings.device)

@@ -12,6 +12,8 @@ from enginebench_protocol.host import default_device, default_threads
 from enginebench.chat.living_engine import EngineDied, Say
 from enginebench.chat.settings import DEFAULT_N_CTX, Settings
 from enginebench.errors import UsageError
+from enginebench.machine.devices import device_count
+from enginebench.plan.sharding import check_devices
 
 from .basics import Device, Weights, say
 
@@ -24,6 +26,8 @@ TimingOption = Annotated[bool, typer.Option("--timing", help="where the time wen
 NGenOption = Annotated[int, typer.Option("--n-gen", "-n", min=1, help="the longest answer, in tokens")]
 NCtxOption = Annotated[int | None, typer.Option(min=2, help="positions to hold", show_default=str(DEFAULT_N_CTX))]
 PlainOption = Annotated[bool, typer.Option("--plain", help="the text as it stands, without the model's chat template")]
+ModelTypeOption = Annotated[str | None, typer.Option(help="refuse a model of another type")]
+ShardOption = Annotated[int, typer.Option(min=1, help="devices (on the CPU: ranks) that share the model")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="default: all of this machine")]
 PythonOption = Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")]
 
@@ -40,12 +44,17 @@ def settings(
     device: Device,
     python: list[str] | None,
     debug: bool,
+    model_type: str | None,
+    shards: int,
 ) -> Settings:
     chosen = default_device() if device is Device.auto else device.value
     if chosen == "cuda" and default_device() != "cuda":
         raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
+    check_devices(shards, chosen, device_count(chosen) if shards > 1 else None)
     return Settings(
         model=model,
+        model_type=model_type,
+        shards=shards,
         weights=weights.value,
         device=chosen,
         threads=threads or default_threads(),

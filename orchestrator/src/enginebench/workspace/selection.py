@@ -65,7 +65,7 @@ def labels(chosen: Chosen) -> list[str]:
 
 
 def one_able(chosen: Chosen, device: str) -> str:
-    """The label of one that can run here, one that is installed if there is any.
+    """The label of one that can run here, the one that can begin soonest.
 
     Raises UsageError where none can, with the reasons.
     """
@@ -74,7 +74,13 @@ def one_able(chosen: Chosen, device: str) -> str:
     able = [pair for pair, reason in zip(engines, reasons, strict=True) if reason is None]
     if not able:
         raise UsageError("; ".join(map(": ".join, zip(labels(engines), filter(None, reasons), strict=True))))
-    return labels([min(able, key=lambda pair: not is_synced(pair[0], extra=pair[0].configurations[pair[1]].extra))])[0]
+    return labels([min(able, key=_delay)])[0]
+
+
+def _delay(pair: tuple[EngineInfo, str]) -> tuple[bool, bool]:
+    """Installed ones first, and before others those whose table speaks of chat."""
+    info, name = pair
+    return not is_synced(info, extra=info.configurations[name].extra), not info.chat
 
 
 def quantisations(engines: Engines) -> list[str]:
