@@ -57,6 +57,15 @@ def test_one_uniform_is_used_for_each_id_and_inverts_the_cumulative_sum() -> Non
         assert draw(LOGITS, 0.7, rng) == int(np.searchsorted(cumulative, beside.random(), side="right"))
 
 
+@pytest.mark.parametrize("size", [1, 511, 512, 513, 5000])
+def test_a_vocabulary_of_any_size_is_inverted_as_a_whole(size: int) -> None:
+    logits = (np.random.default_rng(4).standard_normal(size) * 2).astype(np.float32)
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / 0.9)
+    cumulative, rng, beside = weights.cumsum() / weights.sum(), generator(3), generator(3)
+    drawn = [draw(logits, 0.9, rng) for _ in range(2000)]
+    assert drawn == [int(np.searchsorted(cumulative, beside.random(), side="right")) for _ in range(2000)]
+
+
 def test_the_seed_decides() -> None:
     def ids(seed: int) -> list[int]:
         choose = chooser(1.0, seed)
