@@ -17,7 +17,6 @@ from engine_torch.quantize import MATRICES, expanded, packed
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.fidelity import compare, gate, probe_ids
-from enginebench_models.nf4 import LEVELS
 from enginebench_models.quantisation import KINDS
 from enginebench_models.reference_cache import reference_logits
 from enginebench_models.synthesis import synthesise
@@ -88,33 +87,44 @@ def nibbles_swapped(matrix: Any) -> None:
 
 
 def another_table(matrix: Any) -> None:
-    matrix.levels[12] = float(LEVELS[13])
+    """Codes 12 and 13 exchanged."""
+    matrix.levels[[12, 13]] = matrix.levels[[13, 12]]
 
 
-def scales_moved(matrix: Any) -> None:
+def scales_of_other_rows(matrix: Any) -> None:
     scales = matrix.scales if hasattr(matrix, "scales") else matrix.peaks
-    scales.copy_(scales.roll(1, 0))
+    scales.copy_(scales.flip(0))
 
 
-@pytest.mark.parametrize(
-    ("kind", "spoil"), [("int8", scales_moved), ("nf4", scales_moved), ("nf4", nibbles_swapped), ("nf4", another_table)]
-)
-def test_the_gate_sees_a_fault_in_one_kind_of_matrix(folder: Path, kind: str, spoil: Callable[[Any], None]) -> None:
-    """Negative controls, on the engine itself: the prefill is enough to show them."""
-    engine, loaded = load(folder, kind)
-    probe = probe_ids(loaded.vocab_size, 24)
-    expected = np.array(reference_logits(open_checkpoint(folder / "tiny.gguf"), probe, 24, folder, kind))
-    assert gate(compare(expected, np.asarray(engine.score(array("i", probe), 24))), kind).passed
+FAULTS: dict[str, list[Callable[[Any], None]]] = {
+    "int8": [scales_of_other_rows],
+    "nf4": [scales_of_other_rows, nibbles_swapped, another_table],
+}
+
+
+def spoil_all(engine: TorchEngine, spoil: Callable[[Any], None]) -> None:
     assert engine._decoder is not None
     for layer in engine._decoder.model.layers:
         spoil(layer.mlp.up_proj)
-    distance = compare(expected, np.asarray(engine.score(array("i", probe), 24)))
-    assert not gate(distance, kind).passed, distance
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("nf4", 4.25)])
-def test_bytes_are_read_off_the_quantised_tensors(folder: Path, kind: str, bits: float) -> None:
+def test_prefill_and_compiled_decode_pass_a_gate_that_sees_faults_and_bytes_are_read_off(
+    folder: Path, kind: str, bits: float
+) -> None:
     engine, loaded = load(folder, kind)
+    probe = probe_ids(loaded.vocab_size, 40)
+    expected = np.array(reference_logits(open_checkpoint(folder / "tiny.gguf"), probe, 24, folder, kind))
+
+    def passes() -> bool:
+        return gate(compare(expected, np.asarray(engine.score(array("i", probe), 24))), loaded.precision).passed
+
+    assert passes()
+    for spoil in FAULTS[kind]:  # negative controls, on the engine itself
+        spoil_all(engine, spoil)
+        assert not passes(), spoil
+        spoil_all(engine, spoil)
+    assert passes(), "done twice they are undone"
     config = entry("tiny").config
     norms = (2 * config.n_layers + 1) * config.dim
     table = config.vocab_size * config.dim

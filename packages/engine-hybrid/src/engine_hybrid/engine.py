@@ -35,12 +35,14 @@ from enginebench_protocol.messages import Load, Loaded
 
 from engine_hybrid.backend import Backend, TooLate, backend_for, settle
 from engine_hybrid.model import Llama, new_llama
+from engine_hybrid.quantize import kind_of
 from engine_hybrid.weights import load_weights
 
 if TYPE_CHECKING:
     from engine_hybrid.plan import Plan
 
 CHUNK = 32  # rows of a prompt in one tinygrad graph, as tinygrad.llm has it
+QUANTISED = ("int8", "nf4")  # configurations that are `default` with such matrices
 
 
 class HybridEngine(Engine):
@@ -50,6 +52,8 @@ class HybridEngine(Engine):
     configurations: ClassVar[Mapping[str, str]] = {
         "default": "16-bit, every region a tinygrad graph over torch's memory",
         "auto": "16-bit, every region where it is faster: torch or tinygrad, timed in load",
+        "int8": "default with the blocks' matrices in int8, a scale for each row",
+        "nf4": "default with the blocks' matrices in NF4, a peak for each run of 64",
     }
 
     def __init__(self) -> None:
@@ -69,7 +73,7 @@ class HybridEngine(Engine):
             torch.set_num_threads(request.threads)
             if request.device == "cuda":
                 sharing.join_context()
-            with stage(stages, "read"):
+            with stage(stages, "convert" if request.configuration in QUANTISED else "read"):  # one pass does both
                 llama = load_llama(checkpoint, request, progress)
             with stage(stages, "compile"), torch.inference_mode():
                 timed = request.configuration == "auto"
@@ -123,7 +127,9 @@ def opened(request: Load) -> Checkpoint:
 
 
 def load_llama(checkpoint: Checkpoint, request: Load, progress: ProgressSink) -> Llama:
-    weights = load_weights(checkpoint, torch.device(request.device), lambda fraction: progress("read", fraction))
+    kind = request.configuration if request.configuration in QUANTISED else ""
+    done = "convert" if kind else "read"
+    weights = load_weights(checkpoint, torch.device(request.device), lambda fraction: progress(done, fraction), kind)
     frequencies = torch.tensor(checkpoint.inverse_frequencies)
     return new_llama(checkpoint.config, weights, frequencies, request.n_ctx, CHUNK)
 
@@ -147,11 +153,12 @@ def report(
     request: Load, checkpoint: Checkpoint, llama: Llama, stages: dict[str, int], found: dict[str, str]
 ) -> Loaded:
     """What is really held, read off the tensors in use."""
+    kind = kind_of(llama.weights.layers[0].k_proj)
     return Loaded(
         id=request.id,
         weights_fingerprint=checkpoint.fingerprint,
-        precision="16-bit",
-        weight_dtype=dtype_name(llama.weights.lm_head),
+        precision=kind or "16-bit",
+        weight_dtype=kind or dtype_name(llama.weights.lm_head),
         activation_dtype=dtype_name(llama.state.x),
         kv_dtype=dtype_name(llama.caches[0]),
         device=torch.cuda.get_device_name() if llama.state.x.is_cuda else "cpu",

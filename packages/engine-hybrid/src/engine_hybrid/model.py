@@ -12,20 +12,22 @@ import torch
 from enginebench_models.config import LlamaConfig
 from torch import Tensor
 
+from engine_hybrid.quantize import Matrix, tensors
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Projections [out, in] in the dtype of the weights, norms [dim] in float32."""
+    """Projections [out, in] in the dtype of the weights or quantised, norms [dim] in float32."""
 
     input_layernorm: Tensor
-    q_proj: Tensor
-    k_proj: Tensor
-    v_proj: Tensor
-    o_proj: Tensor
+    q_proj: Matrix
+    k_proj: Matrix
+    v_proj: Matrix
+    o_proj: Matrix
     post_attention_layernorm: Tensor
-    gate_proj: Tensor
-    up_proj: Tensor
-    down_proj: Tensor
+    gate_proj: Matrix
+    up_proj: Matrix
+    down_proj: Matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,8 @@ class Weights:
     def all(self) -> list[Tensor]:
         """Every tensor once."""
         tables = [self.embed_tokens] if self.lm_head is self.embed_tokens else [self.embed_tokens, self.lm_head]
-        return [*tables, self.norm, *(getattr(layer, field.name) for layer in self.layers for field in fields(layer))]
+        held = (getattr(layer, field.name) for layer in self.layers for field in fields(layer))
+        return [*tables, self.norm, *(part for matrix in held for part in tensors(matrix))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,8 @@ DTYPES: dict[torch.dtype, DType] = {
     torch.float16: dtypes.float16,
     torch.bfloat16: dtypes.bfloat16,
     torch.int32: dtypes.int32,
+    torch.int8: dtypes.int8,
+    torch.uint8: dtypes.uint8,
 }
 
 

@@ -12,8 +12,10 @@ from tinygrad import Tensor, UOp, dtypes, function
 
 from engine_hybrid.graphs import new_crew
 from engine_hybrid.model import Layer, Llama, State
+from engine_hybrid.quantize import HALF, Int8, Nf4
 from engine_hybrid.sharing import shared, tinygrad_device
 
+RUNS_TOGETHER = 16  # more only takes longer to compile
 UNROLLED = 32  # the longest sum that tinygrad unrolls completely (codegen/opt/heuristic.py)
 
 
@@ -32,11 +34,13 @@ class Shared:
 
 
 class View:
-    """Every tensor of a dataclass of torch tensors, shared, under its own name."""
+    """Every tensor of a dataclass of torch tensors, shared, under its own name; a quantised matrix is a view itself."""
 
-    def __init__(self, source: Layer | State) -> None:
+    def __init__(self, source: Layer | State | Int8 | Nf4) -> None:
+        self.made_of = type(source)
         for field in fields(source):
-            setattr(self, field.name, shared(getattr(source, field.name)))
+            held = getattr(source, field.name)
+            setattr(self, field.name, View(held) if isinstance(held, Int8 | Nf4) else shared(held))
 
     def __getattr__(self, name: str) -> Tensor:
         raise AttributeError(name)
@@ -124,19 +128,49 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return (x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * gain).contiguous()
 
 
-def project(x: Tensor, weight: Tensor, lanes: int) -> Tensor:
-    """x · Wᵀ, [n, in] → [n, out], in kernels of its own: fused with a consumer the product would be repeated there.
+def project(x: Tensor, weight: Tensor | View, lanes: int) -> Tensor:
+    """x · Wᵀ, [n, in] → [n, out], in kernels of its own: fused with a consumer the product would be repeated there."""
+    if isinstance(weight, Tensor):
+        return summed(x, weight, lanes).contiguous()
+    if weight.made_of is Int8:
+        return (summed(x, weight.values, lanes) * weight.scales).contiguous()
+    return nf4_row(x, weight) if int(x.shape[0]) == 1 else summed(x, nf4_restored(weight), lanes).contiguous()
 
-    One row and lanes > 0: the sum of a row is `lanes` sums of neighbours side by side, which clang turns into vector
+
+def summed(x: Tensor, weight: Tensor, lanes: int) -> Tensor:
+    """One row and lanes > 0: the sum of a row is `lanes` sums of neighbours side by side, which clang turns into vector
     instructions; a float sum in one chain it may not reorder.
     """
     n_out, n_in = int(weight.shape[0]), int(weight.shape[1])
     if int(x.shape[0]) > 1 or not lanes or n_in % lanes:
-        return x.linear(weight.T).contiguous()
+        return x.linear(weight.T)
     steps = max(d for d in range(1, UNROLLED + 1) if n_in // lanes % d == 0)
     split = (n_in // (lanes * steps), steps, lanes)
     sums = (x.reshape(1, *split) * weight.reshape(n_out, *split)).sum(2).contiguous()
+    return sums.sum((1, 2)).reshape(1, n_out)
+
+
+def nf4_row(x: Tensor, weight: View) -> Tensor:
+    """32 sums side by side, those of up to RUNS_TOGETHER runs of a row in one."""
+    n_out, n_runs = (int(size) for size in weight.peaks.shape)
+    together = max(d for d in range(1, RUNS_TOGETHER + 1) if n_runs % d == 0)
+    low, high = nf4_halves(weight)
+    x = x.reshape(1, n_runs, 2, HALF)
+    products = (low * x[:, :, 0] + high * x[:, :, 1]) * weight.peaks.float().reshape(n_out, n_runs, 1)
+    sums = products.reshape(n_out, n_runs // together, together, HALF).sum(2).contiguous()
     return sums.sum((1, 2)).reshape(1, n_out).contiguous()
+
+
+def nf4_restored(weight: View) -> Tensor:
+    """float16 [out, in], in memory: for several rows the levels would be looked up again for every few of them."""
+    numbers = Tensor.cat(*nf4_halves(weight), dim=2) * weight.peaks.float().unsqueeze(2)
+    return numbers.reshape(numbers.shape[0], -1).cast(dtypes.float16).contiguous()
+
+
+def nf4_halves(weight: View) -> tuple[Tensor, Tensor]:
+    """Levels of the low and of the high halves of the bytes, each [out, in/64, 32]"""
+    low, high = weight.packed & 15, weight.packed >> 4
+    return weight.levels[low.cast(dtypes.int32)], weight.levels[high.cast(dtypes.int32)]
 
 
 REGIONS: dict[str, Callable[[Shared, int, Flow, UOp], Flow]] = {"qkv": qkv, "attention": attention, "mlp": mlp}

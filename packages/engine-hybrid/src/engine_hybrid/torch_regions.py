@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor
 
 from engine_hybrid.model import Llama
+from engine_hybrid.quantize import Matrix, blocks, linear
 
 
 def qkv(llama: Llama, i: int, position: int) -> None:
@@ -17,11 +18,11 @@ def qkv(llama: Llama, i: int, position: int) -> None:
     config, layer, state, cache = llama.config, llama.weights.layers[i], llama.state, llama.caches[i]
     normed = normalised(state.x, layer.input_layernorm, config.norm_eps).to(layer.q_proj.dtype)
     rotation = llama.rotary[:, position]
-    queries = F.linear(normed, layer.q_proj).view(config.n_heads, config.head_dim)
-    keys = F.linear(normed, layer.k_proj).view(config.n_kv_heads, config.head_dim)
+    queries = linear(normed, layer.q_proj).view(config.n_heads, config.head_dim)
+    keys = linear(normed, layer.k_proj).view(config.n_kv_heads, config.head_dim)
     rotate_into(state.queries, queries, rotation)
     rotate_into(cache[0, :, position], keys, rotation)
-    cache[1, :, position].copy_(F.linear(normed, layer.v_proj).view(keys.shape))
+    cache[1, :, position].copy_(linear(normed, layer.v_proj).view(keys.shape))
 
 
 def attention(llama: Llama, i: int, position: int) -> None:
@@ -31,15 +32,15 @@ def attention(llama: Llama, i: int, position: int) -> None:
     # The query heads of one key/value head stand as its rows, so that nothing is repeated.
     grouped = state.queries.view(1, config.n_kv_heads, -1, config.head_dim)
     mixed = F.scaled_dot_product_attention(grouped, seen[0], seen[1])
-    state.x.add_(F.linear(mixed.reshape(1, -1), llama.weights.layers[i].o_proj))
+    state.x.add_(linear(mixed.reshape(1, -1), llama.weights.layers[i].o_proj))
 
 
 def mlp(llama: Llama, i: int, position: int) -> None:
     """RMSNorm and gated MLP, added to x."""
     layer, x = llama.weights.layers[i], llama.state.x
     normed = normalised(x, layer.post_attention_layernorm, llama.config.norm_eps).to(layer.gate_proj.dtype)
-    gated = F.silu(F.linear(normed, layer.gate_proj), inplace=True).mul_(F.linear(normed, layer.up_proj))
-    x.add_(F.linear(gated, layer.down_proj))
+    gated = F.silu(linear(normed, layer.gate_proj), inplace=True).mul_(linear(normed, layer.up_proj))
+    x.add_(linear(gated, layer.down_proj))
 
 
 def head(llama: Llama) -> None:
@@ -88,17 +89,14 @@ def rotate_into(target: Tensor, x: Tensor, rotation: Tensor) -> None:
     high.copy_((second * cos).addcmul_(first, sin))
 
 
-WIDENED_ELEMENTS = 1 << 21  # 8 MiB of float32 at a time: stays in the processor's cache
-
-
-def project(x: Tensor, weight: Tensor) -> Tensor:
+def project(x: Tensor, weight: Matrix) -> Tensor:
     """x · Wᵀ of many rows, [n, in] → [n, out].
 
     On a processor 16-bit products of many rows are emulated, so blocks of the weights are widened to float32 and go
     through oneDNN's operator (F.linear takes MKL for float32, which is slow on other makers' processors).
     """
     if x.is_cuda:
-        return F.linear(x.to(weight.dtype), weight)
-    x, rows = x.float(), max(1, WIDENED_ELEMENTS // weight.shape[1])
-    blocks = (torch.ops.mkldnn._linear_pointwise(x, w.float(), None, "none", [], "") for w in weight.split(rows))
-    return torch.cat(list(blocks), dim=1)
+        return F.linear(x.to(weight.dtype), weight) if isinstance(weight, Tensor) else linear(x, weight)
+    x = x.float()
+    products = (torch.ops.mkldnn._linear_pointwise(x, block, None, "none", [], "") for block in blocks(weight))
+    return torch.cat(list(products), dim=1)

@@ -16,6 +16,7 @@ from enginebench_models.tensor import Tensor as Stored
 from torch import Tensor
 
 from engine_hybrid.model import Layer, Weights
+from engine_hybrid.quantize import Matrix, quantised
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 BLOCK_BYTES = 16 << 20
@@ -27,17 +28,24 @@ LAYER_NAMES = {
 }
 
 
-def load_weights(checkpoint: Checkpoint, device: torch.device, progress: Callable[[float], None]) -> Weights:
-    """Matrices in 16 bits, norms in float32. Raises ModelError."""
+def load_weights(
+    checkpoint: Checkpoint, device: torch.device, progress: Callable[[float], None], kind: str = ""
+) -> Weights:
+    """Matrices in 16 bits, those of the blocks quantised to `kind`, norms in float32. Raises ModelError."""
     config, matrix = checkpoint.config, sixteen_bit(checkpoint)
 
     def load(name: str) -> Tensor:
         stored = checkpoint.tensor(name)
         return loaded(stored, matrix if len(stored.shape) > 1 else torch.float32, device)
 
+    def load_held(name: str) -> Matrix:
+        if not kind or not name.endswith("_proj"):
+            return load(name)
+        return quantised(checkpoint.tensor(name), kind, device)
+
     embed_tokens, layers = load("embed_tokens"), []
     for i in range(config.n_layers):
-        layers.append(Layer(**{field: load(f"layers.{i}.{name}") for field, name in LAYER_NAMES.items()}))
+        layers.append(Layer(**{field: load_held(f"layers.{i}.{name}") for field, name in LAYER_NAMES.items()}))
         progress((i + 1) / config.n_layers)
     return Weights(embed_tokens, layers, load("norm"), embed_tokens if config.tied_embeddings else load("lm_head"))
 
