@@ -330,6 +330,24 @@ def test_a_full_disk_keeps_the_part_and_goes_on_when_there_is_room(
     assert hub.bodies()[-1].start == 2_000_000
 
 
+def test_a_disk_that_is_full_when_it_flushes_is_a_full_disk_too(
+    tiny_entry: Entry, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("enginebench_models.pull.os.fsync", full)
+    with pytest.raises(NoRoom, match="The disk is full"):
+        pull(tiny_entry, tmp_path, hub)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tiny_entry: Entry, hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / ".unfinished").write_text("in the way")
+    with pytest.raises(DownloadFailed, match="File exists"):
+        pull(tiny_entry, tmp_path, hub)
+
+
 def test_room_is_asked_for_before_the_first_byte(
     tiny_entry: Entry, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,7 @@ def fetch(
     on_bytes: Callable[[int], None] = lambda done: None,
     endpoint: str | None = None,
 ) -> None:
-    """Append to `part` what it lacks of `file`; `on_bytes` is told how much there is. Raises DownloadFailed, NoRoom."""
+    """Append to `part` what it lacks of `file`; `on_bytes` is told how much there is. Raises what `told` tells."""
     from huggingface_hub import hf_hub_url  # noqa: PLC0415
     from huggingface_hub.file_download import http_get  # noqa: PLC0415
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -76,7 +76,7 @@ def fetch(
     # A compressed answer cannot be gone on with: its ranges are those of other bytes.
     headers = {**build_hf_headers(), "accept-encoding": "identity"}
     url = hf_hub_url(source.repository, file.name, revision=source.commit, endpoint=endpoint)
-    with told(source.repository, source.commit, endpoint), opened_to_append(part) as out:
+    with opened_to_append(part) as out:
         http_get(
             url,
             out,

@@ -20,7 +20,7 @@ from typing import Any
 from enginebench_models.catalogue import Entry
 from enginebench_models.disk import check_room
 from enginebench_models.errors import DownloadFailed, InvalidModel, ModelNotFound
-from enginebench_models.hub import Listing, RemoteFile, fetch, listing
+from enginebench_models.hub import Listing, RemoteFile, fetch, listing, told
 from enginebench_models.inventory import UNFINISHED
 from enginebench_models.plain_name import plain_name
 from enginebench_models.validation import validate_path
@@ -92,7 +92,8 @@ def agreed(entry: Entry, source: Listing, name: str) -> RemoteFile:
 
 def downloaded(download: Download, progress: Progress = lambda name, done: None) -> Path:
     """The folder of the model, complete and valid. Raises DownloadFailed, NoRoom, InvalidModel."""
-    with locked(download, progress):
+    source = download.source
+    with told(source.repository, source.commit, download.endpoint, download.entry.licence), locked(download, progress):
         if download.target.exists():
             return download.target
         download.folder.mkdir(parents=True, exist_ok=True)
@@ -155,10 +156,11 @@ def check_bytes(download: Download, file: RemoteFile, path: Path) -> tuple[str, 
 
 
 def check_model(download: Download) -> None:
-    """Raises InvalidModel. The bytes are the hub's: another try would not help."""
+    """Raises InvalidModel. The bytes are the hub's: another try would not help, and a look at them might."""
+    kept = f"It stays in {download.folder} until `enginebench models remove {download.entry.name}`."
     found = validate_path(download.folder)
     if found.kind != "valid":
-        raise InvalidModel(f"What the hub has is no model that can be run: {found.message}", found.rule)
+        raise InvalidModel(f"What the hub has is no model that can be run: {found.message} {kept}", found.rule)
     ours = asdict(download.entry.config)
     other = {name: size for name, size in found.facts["shape"].items() if ours[name] != size}
     if other:

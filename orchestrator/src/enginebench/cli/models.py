@@ -27,7 +27,7 @@ from .pull import pull, remove
 
 DEFAULT_WORKLOAD = planning.preset("quick").workload.name
 
-models = typer.Typer(help=__doc__)
+models = typer.Typer()
 models.command()(with_debug(pull))
 models.command()(with_debug(remove))
 
