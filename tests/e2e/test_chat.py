@@ -100,7 +100,7 @@ def test_a_full_context_says_what_to_do(chat: Callable[..., Terminal]) -> None:
 def test_two_engines_answer_side_by_side_and_one_may_die(chat: Callable[..., Terminal]) -> None:
     with chat("--compare", "fake:echo", "fake:crash", columns=120) as terminal:
         terminal.expect(
-            "one after the other, so that none slows another; all stay in memory. one request, no benchmark"
+            "one after the other, so that none slows another; all stay in memory; one request, no benchmark"
         )
         say(terminal, "hello", r"┃ fake:echo +┃ fake:crash +┃[\s\S]*│ hello +│ +│[\s\S]*│ no answer +│")
         terminal.expect(r"fake:crash: killed by signal 11")

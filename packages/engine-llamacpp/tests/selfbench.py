@@ -20,6 +20,7 @@ from enginebench.run.process import engine_environment
 from enginebench.workspace.environment import Interpreter
 from enginebench_protocol.host import cache_folder
 from side_by_side import Ready, started
+from talking import talking
 
 N_PROMPT, N_GEN = 128, 64
 TURNS_PER_ROUND = 4  # the two are nearly equal: it takes more turns than a ratio of two
@@ -113,4 +114,4 @@ def compile_against(folder: Path, sources: Path, program: Path) -> None:
     subprocess.run([*command, *linked, "-pthread", "-o", str(program)], check=True)
 
 
-PARTS = {"llamacpp": llamacpp}
+PARTS = {"llamacpp": llamacpp, "llamacpp_chat": talking("llamacpp", "default")}

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import ROOT, Bench, Row, ratio_row
 from enginebench_models.checkpoint import open_checkpoint
 from side_by_side import Contender, started
+from talking import talking
 
 TRANSFORMERS = "5.23.0"
 
@@ -76,4 +77,9 @@ def weight_elements(model: Path) -> int:
     return open_checkpoint(model).config.weight_elements()
 
 
-PARTS = {"torch_load": load, "torch_optimized": torch_optimized, "torch_baseline": torch_baseline}
+PARTS = {
+    "torch_load": load,
+    "torch_optimized": torch_optimized,
+    "torch_baseline": torch_baseline,
+    "torch_chat": talking("torch", "half"),
+}

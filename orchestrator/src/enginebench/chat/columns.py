@@ -57,7 +57,7 @@ class Columns:
 
     def _table(self, rows: int | None) -> Table:
         """`rows`: so many of the last rows of each answer; None: all."""
-        width = self._console.width // len(self._headings) - 3
+        width = (self._console.width - 1) // len(self._headings) - 3
         table = Table(show_footer=any(self._feet), expand=True)
         for heading, foot in zip(self._headings, self._feet, strict=True):
             table.add_column(Text(heading), Text(foot), width=width, overflow="fold")

@@ -77,7 +77,7 @@ class Terminal:
             self._tell(NO_TEMPLATE)
         if len(self.chat.partners) > 1:
             stay = "all stay in memory" if self.chat.together else "each is started for its answer: memory is short"
-            self._tell(f"engines answer one after the other, so that none slows another; {stay}. {NO_BENCHMARK}")
+            self._tell(f"engines answer one after the other, so that none slows another; {stay}; {NO_BENCHMARK}")
         self._lament()
 
     def _next_line(self) -> str | None:
