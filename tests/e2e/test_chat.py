@@ -21,6 +21,7 @@ def chat(home: dict[str, str], tmp_path: Path) -> Callable[..., Terminal]:
         command = [sys.executable, "-m", "enginebench", "chat", *arguments, "--model", "tiny", "--temperature", "0"]
         environment = {**home, "XDG_STATE_HOME": str(tmp_path)}
         del environment["COLUMNS"]  # the terminal knows
+        environment["LINES"] = "24"  # of another terminal
         terminal = Terminal(command, environment, columns=columns)
         terminal.expect(READY)
         return terminal

@@ -6,7 +6,6 @@ Between answers the line editor draws the same text as its toolbar.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -21,14 +20,17 @@ FEW_ROWS = 4
 class StatusLine:
     """Nothing where there is no terminal, or one that cannot move its cursor."""
 
-    def __init__(self, out: TextIO, size: Callable[[], os.terminal_size] = shutil.get_terminal_size) -> None:
-        self._out, self._size = out, size
+    def __init__(self, out: TextIO, size: Callable[[], os.terminal_size] | None = None) -> None:
+        """`size`: of the terminal, asked of itself: what LINES says in the environment may be of another one."""
+        self._out = out
+        self._size = size or (lambda: os.get_terminal_size(out.fileno()))
         self._rows = 0
         self._drawn = 0.0
 
     def __enter__(self) -> Self:
-        rows = self._size().lines
-        if self._out.isatty() and os.environ.get("TERM") != "dumb" and rows >= FEW_ROWS:
+        usable = self._out.isatty() and os.environ.get("TERM") != "dumb"
+        rows = self._size().lines if usable else 0
+        if rows >= FEW_ROWS:
             # Away from the last row first: the cursor may stand in it, and terminals differ in where it is then put.
             self._out.write("\n\x1b[1A" + self._region(rows - 1))
             self._out.flush()
