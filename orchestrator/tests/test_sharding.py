@@ -14,6 +14,7 @@ from enginebench.judge.utilisation import Limit, over_devices
 from enginebench.machine.nvml import gpu_count
 from enginebench.plan.sharding import check_devices, sharded
 from enginebench.report.regression import _identity
+from enginebench.report.sharding import shard_remark
 from enginebench.report.verdicts import _is_at
 from enginebench.store.record import Case
 
@@ -97,3 +98,17 @@ def test_an_engine_that_stayed_on_one_device_did_other_work(records: Any) -> Non
     launches = [records.check(case, loaded=records.loaded(shards=2)), records.check(case)]
     assert difference(launches[:1], records.plan()) is None
     assert difference(launches, records.plan()) == "other shards: 1 hold the model, 2 were asked for"
+
+
+def test_the_row_says_what_each_device_holds(records: Any) -> None:
+    memory = {"process_peaks_bytes": [800_000_000, 700_000_000]}
+    loaded = {"device": "cpu", "device_bytes": [650_000_000, 650_000_000]}
+    case = {"shards": 2, "loaded": loaded, "launches": [{"memory": None}, {"memory": memory}]}
+    assert shard_remark(case) == (
+        "2 ranks on one processor: no speed-up; weights and cache 0.65 + 0.65 GB; "
+        "processes peaked at 0.8 + 0.7 GB, each on its own"
+    )
+    assert shard_remark({**case, "loaded": {"device": "NVIDIA H200"}, "launches": []}) == (
+        "2 devices; the engine does not tell what each one holds"
+    )
+    assert shard_remark({**case, "shards": None}) is None

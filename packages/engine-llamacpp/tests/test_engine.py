@@ -154,11 +154,32 @@ def test_load_may_follow_unload(engine: LlamacppEngine, loader: Callable[..., An
     assert list(engine.generate(PROMPT, 8)) == expected
 
 
+@pytest.mark.parametrize(("gpus", "mode", "shares"), [(0, 0, None), (1, 0, None), (3, 1, [1.0, 1.0, 1.0, 0.0])])
+def test_several_gpus_get_as_many_layers_each(
+    ready: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, mode: int, shares: list[float] | None
+) -> None:
+    """llama.h: split modes none 0 and layer 1. No GPU here: what llama.cpp is told is looked at instead."""
+    from engine_llamacpp import library, model
+
+    told: list[Any] = []
+
+    def refuse(path: bytes, parameters: Any) -> None:
+        told.append((parameters.split_mode, parameters.tensor_split[:4] if parameters.tensor_split else None))
+
+    monkeypatch.setattr(model.native, "llama_max_devices", lambda: 16)
+    monkeypatch.setattr(model.native, "llama_model_load_from_file", refuse)
+    with pytest.raises(model.Refused):
+        model.Model(tiny, gpus, lambda fraction: None)
+    assert told == [(mode, shares)]
+    assert (library.gpu_count() > 0) == library.has_gpu()
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
         ({"device": "cuda"}, "unsupported", "no device 'cuda'"),
         ({"device": "tpu"}, "unsupported", "no device 'tpu'"),
+        ({"shards": 2}, "unsupported", "a CPU is one device"),
         ({"n_ctx": 131073}, "bad-request", "n_ctx 131073 exceeds the model's context of 131072"),
         ({"model_path": "nowhere.gguf"}, "bad-model", "nowhere.gguf"),
     ],

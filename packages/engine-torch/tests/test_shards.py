@@ -19,7 +19,9 @@ from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.config import LlamaConfig
 from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_models.reference import Reference
+from enginebench_models.sampling import chooser
 from enginebench_models.synthesis import synthesise
+from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 
@@ -76,7 +78,7 @@ def test_a_generation_that_is_broken_off_leaves_the_ranks_in_step(pair: Any) -> 
     engine, _ = pair
     prompt = array("i", [1, 2, 3])
     whole = list(engine.generate(prompt, 6))
-    for taken in (1, 3, 6):
+    for taken in (1, 3, 5, 6):
         ids = engine.generate(prompt, 6)
         assert [next(ids) for _ in range(taken)] == whole[:taken]
         ids.close()
@@ -194,3 +196,14 @@ def test_all_that_does_not_divide_is_named() -> None:
     config = entry("tiny").config
     assert undivided(config, 2) == []
     assert undivided(config, 5) == ["n_heads 4", "n_kv_heads 2", "hidden_dim 768"]
+
+
+def test_drawn_ids_are_told_too(pair: Any) -> None:
+    """The same seed draws the same ids, and they are those of the logits: rank 0 decides for all."""
+    engine, _ = pair
+    prompt, drawn = array("i", [9, 8, 7]), Sampling(temperature=1.0, seed=3)
+    first = list(engine.generate(prompt, 8, drawn))
+    assert list(engine.generate(prompt, 8, drawn)) == first != list(engine.generate(prompt, 8))
+    scores = np.asarray(engine.score(array("i", [*prompt, *first[:-1]]), 3))
+    choose = chooser(1.0, 3)
+    assert [choose(row) for row in scores] == first

@@ -10,6 +10,7 @@ from enginebench.store.record import DeviceMemoryReading, LoadedFacts, MemoryRea
 from .metric import Metric, missing
 
 SHARED_SERVER = "the server ran before: its memory is not the engine's"
+SEVERAL_GPUS = "of several GPUs only the first is read from outside"
 NO_GPU = "no device memory was read from outside"
 NAMES = (
     "peak_memory_bytes",
@@ -36,7 +37,9 @@ def memory_metrics(reading: MemoryReading | None, loaded: LoadedFacts | None, *,
     lack = SHARED_SERVER if shared else "no sample was taken"
     seen = not shared and reading.n_samples > 0
     host = _bytes(reading.peak_pss_bytes if seen else None, lack)
-    outside = _of_device(None if shared else reading.device, SHARED_SERVER if shared else NO_GPU)
+    several = loaded is not None and loaded.shards > 1 and reading.device is not None
+    lack_of_device = SHARED_SERVER if shared else SEVERAL_GPUS if several else NO_GPU
+    outside = _of_device(None if shared or several else reading.device, lack_of_device)
     device = _device_peak(outside, reading.engine_device_peak_bytes)
     peak = device if device.value is not None else host
     held, workspace = reading.engine_weights_bytes + reading.engine_kv_cache_bytes, reading.engine_workspace_bytes

@@ -26,6 +26,7 @@ from enginebench.store.result import dumped
 
 from . import fairness, marks, quantisation, verdicts
 from .formats import NONE, Sheet, markdown_escaped, markdown_row, rounded
+from .sharding import shard_remark
 from .warmup import warmup_remark
 
 STDERR_LINES = 3
@@ -189,6 +190,8 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         return
     if case["reason"]:
         yield case["reason"]
+    if (shared := shard_remark(case)) is not None:
+        yield shared
     if case["loaded"].get("shared_server"):
         yield "a server that ran before: others may use it too; its memory is not shown"
     overhead = case["metrics"].get("serving_overhead", {}).get("value")

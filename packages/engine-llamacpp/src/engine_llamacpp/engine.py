@@ -47,6 +47,8 @@ class LlamacppEngine(Engine):
         "q4_k_m": "default with weights that llama.cpp quantises to Q4_K_M first",
     }
 
+    shards = True
+
     def __init__(self) -> None:
         self._model: Model | None = None
         self._sequence: Sequence | None = None
@@ -57,7 +59,7 @@ class LlamacppEngine(Engine):
         stages: dict[str, int] = {}
         file, checkpoint = opened(request)
         with stage(stages, "import"):
-            check_library(request.device)
+            check_library(request.device, request.shards)
         from . import account, library, model
 
         with refusals(model.Refused):
@@ -66,7 +68,8 @@ class LlamacppEngine(Engine):
                 made = file = quantised_file(file, checkpoint, request, stages, progress)
             with stage(stages, "read"):
                 on_gpu = request.device == "cuda"
-                self._model = model.Model(file, on_gpu, lambda fraction: progress("read", fraction))
+                gpus = request.shards if on_gpu else 0
+                self._model = model.Model(file, gpus, lambda fraction: progress("read", fraction))
                 self._held = account.of(self._model, request.threads)
             with stage(stages, "compile"):
                 self._sequence = model.Sequence(self._model, request.n_ctx, request.threads, choose_in_graph=on_gpu)
@@ -88,6 +91,7 @@ class LlamacppEngine(Engine):
             stages=stages,
             versions={"python": sys.version.split()[0], **library.versions()},
             weights_path=str(made or ""),
+            shards=request.shards,  # llama.cpp does not tell which buffer lies where: device_bytes stays empty
         )
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
@@ -179,10 +183,12 @@ def quantised_file(
     return path
 
 
-def check_library(device: str) -> None:
-    """Raises EngineFailure where llama.cpp was not built, does not load, or has no such device."""
+def check_library(device: str, shards: int = 1) -> None:
+    """Raises EngineFailure where llama.cpp was not built, does not load, or has no such devices."""
+    if shards > 1 and device == "cpu":
+        raise EngineFailure("unsupported", "llama.cpp splits a model over GPUs; a CPU is one device", "use one device")
     try:
-        from .library import has_gpu, log
+        from .library import gpu_count, has_gpu, log
     except (ImportError, OSError, RuntimeError) as error:
         raise EngineFailure("unsupported", f"llama.cpp cannot be loaded: {error}", "see README.md, Building") from None
     log()
@@ -190,6 +196,8 @@ def check_library(device: str) -> None:
         raise EngineFailure(
             "unsupported", f"this build of llama.cpp has no device {device!r}", "use cpu, or see README.md, Building"
         )
+    if shards > 1 and shards > (found := gpu_count()):
+        raise EngineFailure("unsupported", f"{shards} shards, but llama.cpp sees {found} GPUs", "ask for no more")
 
 
 @contextmanager

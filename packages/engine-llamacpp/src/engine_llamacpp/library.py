@@ -80,13 +80,16 @@ class Ggml:
         self.buffer_type = self._function("ggml_backend_buffer_get_type", address, address)
         self.device_of_type = self._function("ggml_backend_buft_get_device", address, address)
         self.device_by_kind = self._function("ggml_backend_dev_by_type", address, whole)
+        self.device_count = self._function("ggml_backend_dev_count", ctypes.c_size_t)
+        self.device_at = self._function("ggml_backend_dev_get", address, ctypes.c_size_t)
+        self.device_kind = self._function("ggml_backend_dev_type", whole, address)
         self.device_name = self._function("ggml_backend_dev_name", text, address)
         self.device_description = self._function("ggml_backend_dev_description", text, address)
 
     @staticmethod
-    def _function(name: str, result: Any, argument: Any) -> Any:
+    def _function(name: str, result: Any, *arguments: Any) -> Any:
         function = getattr(native._lib, name)
-        function.restype, function.argtypes = result, [argument]
+        function.restype, function.argtypes = result, arguments
         return function
 
 
@@ -108,6 +111,11 @@ def log() -> Log:
 def has_gpu() -> bool:
     """Whether llama.cpp was compiled for GPUs and sees one."""
     return bool(native.llama_supports_gpu_offload() and ggml().device_by_kind(GPU))
+
+
+def gpu_count() -> int:
+    found = ggml()
+    return sum(found.device_kind(found.device_at(i)) == GPU for i in range(found.device_count()))
 
 
 def versions() -> dict[str, str]:

@@ -30,10 +30,11 @@ class Refused(Exception):
 
 
 class Model:
-    """The weights of a GGUF file, on the first GPU or in the mapped file."""
+    """The weights of a GGUF file, on the first GPUs, as many layers on each, or in the mapped file (no GPU)."""
 
-    def __init__(self, file: Path, on_gpu: bool, progress: Callable[[float], None]) -> None:
+    def __init__(self, file: Path, gpus: int, progress: Callable[[float], None]) -> None:
         log().clear()
+        on_gpu = gpus > 0
 
         def report(fraction: float, _: object) -> bool:
             progress(fraction)
@@ -42,7 +43,10 @@ class Model:
         callback = native.llama_progress_callback(report)
         parameters = native.llama_model_default_params()
         parameters.n_gpu_layers = -1 if on_gpu else 0
-        parameters.split_mode = native.LLAMA_SPLIT_MODE_NONE
+        parameters.split_mode = native.LLAMA_SPLIT_MODE_LAYER if gpus > 1 else native.LLAMA_SPLIT_MODE_NONE
+        shares = (ctypes.c_float * native.llama_max_devices())(*[1.0] * gpus)
+        if gpus > 1:
+            parameters.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
         parameters.main_gpu = 0 if on_gpu else -1  # -1: no GPU, not even for large batches
         parameters.progress_callback = callback
         self.on_gpu = on_gpu

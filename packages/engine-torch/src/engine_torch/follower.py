@@ -39,7 +39,7 @@ class Follower:
             case Score():
                 self.ready().score(unpack_ids(request.tokens), request.n_prefill)
             case Generate():
-                follow(self.ready(), unpack_ids(request.prompt))
+                follow(self.ready(), unpack_ids(request.prompt), request.n_gen)
             case Memory():
                 held = account(self.ready().model)
                 return Account(
@@ -63,10 +63,10 @@ class Follower:
         return self.decoder
 
 
-def follow(decoder: Decoder, prompt: array[int]) -> None:
+def follow(decoder: Decoder, prompt: array[int], n_gen: int) -> None:
     """What rank 0 does in generate, with the ids that it chooses."""
     decoder.prefill(prompt)
-    position = len(prompt)
-    while (token := told()) != END:
+    for position in range(len(prompt), len(prompt) + n_gen - 1):
+        if (token := told()) == END:
+            return
         decoder.decode(torch.tensor([token], device=decoder.device), position)
-        position += 1

@@ -52,7 +52,7 @@ END_SECONDS = 5.0
 LAST_WORDS_BYTES = 4000
 EXIT_RANK_LOST = 70
 END = -1
-"""Told in place of an id: no more tokens."""
+"""Told in place of an id: no more tokens, though more were asked for."""
 
 
 def check_ranks(n: int, device: str, threads: int) -> None:
@@ -185,15 +185,17 @@ class Ranks:
     def led(self, ids: Callable[[], Iterator[int]], prompt: array[int], n_gen: int) -> Iterator[int]:
         """The ids of rank 0, each told to the others before the next is asked for."""
         with self._request(Generate(id=1, prompt=pack_ids(prompt), n_gen=n_gen)):
+            number = 0
             try:
                 for number, token in enumerate(ids(), 1):
                     yield token
                     if number < n_gen:
                         tell(token)
-            except GeneratorExit:
-                self._enough()
+            except GeneratorExit:  # the caller wants no more ids
+                if number < n_gen:
+                    tell(END)
+                self._done()
                 raise
-            tell(END)
 
     @property
     def closed(self) -> bool:
@@ -210,9 +212,7 @@ class Ranks:
             rank.close(END_SECONDS if self._joined else 0.0)
         leave()
 
-    def _enough(self) -> None:
-        """The caller wants no more ids."""
-        tell(END)
+    def _done(self) -> None:
         for rank in self._ranks:
             rank.receive(Done)
 
@@ -222,8 +222,7 @@ class Ranks:
             for rank in self._ranks:
                 rank.send(request)
             yield
-            for rank in self._ranks:
-                rank.receive(Done)
+            self._done()
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -46,6 +46,8 @@ class VllmEngine(Engine):
         "eager": "16-bit, neither compiled nor graphs",
     }
 
+    shards = True
+
     def __init__(self) -> None:
         self._decoder: Decoder | None = None
         self._held: Held | None = None
@@ -61,8 +63,9 @@ class VllmEngine(Engine):
         progress("read", 0.0)
         with refusals():
             self._decoder = starting.started(settings, request.threads, stages)
-            self._held = account.total(self._decoder.engine.collective_rpc(account.held))
-        return report(request, checkpoint, self._held, stages)
+            workers = self._decoder.engine.collective_rpc(account.held)
+            self._held = account.total(workers)
+        return report(request, checkpoint, self._held, workers, stages)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         if sampling.greedy:
@@ -104,7 +107,8 @@ def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tup
                 cache = Path(request.cache) / "hugging-face"
                 folder = written_folder(checkpoint, cache, lambda fraction: progress("convert", fraction))
     eager = request.configuration == "eager"
-    return checkpoint, Settings(folder, checkpoint.config, sixteen_bit_type(checkpoint), request.n_ctx, eager)
+    dtype = sixteen_bit_type(checkpoint)
+    return checkpoint, Settings(folder, checkpoint.config, dtype, request.n_ctx, eager, request.shards)
 
 
 def check_library(cache: Path) -> None:
@@ -133,7 +137,10 @@ def refusals() -> Iterator[None]:
         raise EngineFailure(code, f"vLLM: {error}"[:4000]) from error
 
 
-def report(request: Load, checkpoint: Checkpoint, held: Held, stages: dict[str, int]) -> Loaded:
+def report(
+    request: Load, checkpoint: Checkpoint, held: Held, workers: Sequence[Held], stages: dict[str, int]
+) -> Loaded:
+    """`held`: by all `workers` together. vLLM has one of them for each GPU."""
     import torch
 
     return Loaded(
@@ -152,6 +159,8 @@ def report(request: Load, checkpoint: Checkpoint, held: Held, stages: dict[str, 
         read_bytes_per_token=held.read_bytes_per_token,
         stages=stages,
         versions=versions(torch.version.cuda),
+        shards=len(workers),
+        device_bytes=[w.weights_bytes + w.kv_cache_bytes for w in workers] if len(workers) > 1 else [],
     )
 
 
