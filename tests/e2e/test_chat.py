@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from enginebench.chat.chat import Chat
+from enginebench.chat.partner import Listener
+from enginebench.chat.settings import Settings
 
 from .terminal import Terminal
 
@@ -113,3 +116,25 @@ def test_two_engines_answer_side_by_side_and_one_may_die(chat: Callable[..., Ter
 def test_on_a_narrow_terminal_answers_stand_one_below_the_other(chat: Callable[..., Terminal]) -> None:
     with chat("fake:echo", "fake:slow-echo", columns=70) as terminal:
         say(terminal, "hello", r"^fake:echo:\nuser\n\nhello\nfake:slow-echo:\nuser\n\nhello\n")
+
+
+@pytest.mark.parametrize("free_bytes", [10**13, 0])
+def test_where_memory_is_short_only_one_engine_lives_at_a_time(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch, free_bytes: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", home["XDG_CACHE_HOME"])
+    monkeypatch.setattr("enginebench.chat.chat.free_bytes", lambda device: free_bytes)
+    settings = Settings(model="tiny", weights="auto", device="cpu", threads=1, temperature=0.0)
+    chat, shown = Chat(settings, ["fake:echo", "fake:default"], lambda text: None), list[str]()
+    try:
+        chat.open()
+        assert chat.together is bool(free_bytes)
+        living = [sum(partner.is_loaded for partner in chat.partners)]
+        for partner in chat.partners:
+            chat.ask(partner, "hello", Listener(shown.append))
+            living.append(sum(other.is_loaded for other in chat.partners))
+        assert living == ([2, 2, 2] if free_bytes else [0, 0, 0])
+        assert "".join(shown).startswith("user\n\nhello")
+        assert all(partner.pss_bytes for partner in chat.partners)
+    finally:
+        chat.close()

@@ -173,9 +173,6 @@ class LivingEngine:
         except ProtocolError as error:
             raise self._died(error) from None
 
-    def last_lines(self) -> list[str]:
-        return self._child.last_lines()
-
     def close(self, grace: float) -> int | None:
         """Ends it for certain; returns the exit code. Once it has ended, nothing."""
         if not self._closed:

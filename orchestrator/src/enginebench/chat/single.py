@@ -5,9 +5,8 @@ An engine never sees a file before it was checked: it is sent `load` afterwards.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from enginebench.errors import UsageError
 
@@ -26,14 +25,6 @@ STEP = 256
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One token when its text was shown."""
-
-    text: str
-    shown_ns: int
-
-
-@dataclass
 class Spoken:
     """An answer and how it came about."""
 
@@ -44,8 +35,8 @@ class Spoken:
     precision: str
     turn: Turn
     templated: bool
-    pieces: list[str] = field(default_factory=list)
-    first_shown_ns: int = 0
+    pieces: list[str]
+    """The text of each id by itself."""
 
 
 def answer(
@@ -59,17 +50,12 @@ def answer(
     partner = Partner(engine.choice, settings, None, say, engine=engine)
     partner.ready(model, n_ctx)
     assert engine.loaded is not None
-    first_shown_ns, pieces = 0, list[str]()
-
-    def on_text(text: str) -> None:
-        nonlocal first_shown_ns
-        write(text)
-        first_shown_ns = first_shown_ns or time.perf_counter_ns()
+    pieces: list[str] = []
 
     def on_token(token: int) -> None:
         pieces.append(model.tokenizer.piece(token).decode("utf-8", "replace"))
 
-    turn = partner.ask(prompt, model, n_ctx, Listener(on_text, on_token))
+    turn = partner.ask(prompt, model, n_ctx, Listener(write, on_token))
     return Spoken(
         choice=engine.choice,
         model=model,
@@ -79,7 +65,6 @@ def answer(
         turn=turn,
         templated=partner.conversation(model).templated,
         pieces=pieces,
-        first_shown_ns=first_shown_ns,
     )
 
 
