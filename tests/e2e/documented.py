@@ -32,6 +32,7 @@ ELSEWHERE = {
     "just torture-wire": "a fuzzer needs time; protocol/tests has the fast part",
     "just new-engine": "orchestrator/tests/test_new_engine.py runs it in a workspace of its own",
     "just conform": "tests/conformance runs it against the engine of known speed and against faulty ones",
+    "uv run enginebench --install-completion": "it writes into a shell; test_completion.py asks what it installs",
     "enginebench conform": "tests/conformance runs it against the engine of known speed and against faulty ones",
 }
 """Beginning of a command → who runs it, where this test does not."""
@@ -104,7 +105,9 @@ def enginebench_words(text: str) -> list[str]:
     words = words[2:] if words[:2] == ["uv", "run"] else words
     words = [RECIPES.get(words[1], words[1]), *words[2:]] if words[0] == "just" else words[1:]
     words = _plain(words)
-    if words[:1] == ["run"]:
+    if words[:1] == ["--benchmark"] and "fake:default" not in words:
+        words += ["--framework", "fake:default"]
+    if words[:1] in (["run"], ["--benchmark"]):
         words += [] if "--preset" in words else LITTLE
         words += [] if "--model" in words or "--sweep" in words else ["--model", "tiny"]
     return words
@@ -116,7 +119,7 @@ def placed(words: list[str], place: Place) -> list[str]:
     found = [names.get(word, word) for word in words]
     found = [str(place.model_file) if word.endswith("model.gguf") else word for word in found]
     found = [str(place.result) if word.startswith("results/reference/") else word for word in found]
-    if words[:1] == ["run"]:
+    if words[:1] in (["run"], ["--benchmark"]):
         return [*found, "--results", str(place.new_runs)]
     return [*found, "--results", str(place.runs)] if words[0] in OF_STORED_RUNS else found
 
@@ -138,6 +141,6 @@ def _plain(words: list[str]) -> list[str]:
             kept.append(f"engine-fake={sys.executable}")
         elif word.partition(":")[0] not in names:
             kept.append(word)
-        elif "fake:default" not in kept and "--sweep" not in words:
-            kept.append("fake:default")
+        elif not {"fake", "fake:default"} & set(kept) and "--sweep" not in words:
+            kept.append("fake" if "--quantize" in words else "fake:default")
     return kept
