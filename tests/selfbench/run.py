@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import talking
 from bench import ROOT, Bench, Row
 from enginebench.errors import UnavailableError
 from enginebench.machine import facts as machine
@@ -57,7 +58,7 @@ def main() -> int:
 
 def all_parts() -> dict[str, Part]:
     """Name → what to measure, of the harness first."""
-    parts: dict[str, Part] = dict(harness.PARTS)
+    parts: dict[str, Part] = dict(harness.PARTS) | talking.PARTS
     for path in sorted(ROOT.glob("packages/*/tests/selfbench.py")):
         parts |= loaded(path).PARTS
     return parts

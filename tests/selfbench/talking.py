@@ -19,7 +19,6 @@ from terminal import Terminal  # shared with the tests of the chat
 QUESTION = "Explain quantum computing"
 N_PROMPT = 26
 """Tokens that the question makes with the chat template of synthetic models."""
-N_CTX = 1024
 LARGEST_RATIO = 1.2
 LARGEST_MS = 1.0
 
@@ -67,12 +66,12 @@ def first_byte_seconds(command: Sequence[str]) -> float:
 
 def per_token(bench: Bench, engine: str, configuration: str) -> Row:
     """A whole chat on a terminal, and the same engine asked by a bare client: both alive, asked in turn."""
-    label = f"{engine}:{configuration}"
+    label, n_ctx = f"{engine}:{configuration}", N_PROMPT + bench.n_gen
     command = [sys.executable, "-m", "enginebench", "chat", label, "--model", str(bench.model), "--timing"]
-    command += ["--temperature", "0", "--threads", str(bench.threads), "--n-ctx", str(N_CTX), "-n", str(bench.n_gen)]
+    command += ["--temperature", "0", "--threads", str(bench.threads), "--n-ctx", str(n_ctx), "-n", str(bench.n_gen)]
     contender = bench.contender(engine, configuration)
     with (
-        started(contender, bench.model, N_CTX, bench.threads) as bare,
+        started(contender, bench.model, n_ctx, bench.threads) as bare,
         Terminal(command, os.environ, columns=200) as chat,
     ):
         chat.expect(r"^>$", 120)
@@ -80,7 +79,7 @@ def per_token(bench: Bench, engine: str, configuration: str) -> Row:
     ours, theirs = zip(*pairs[1:], strict=True)  # the first ones warm up
     added = statistics.median(a - b for a, b in pairs[1:])
     what = f"time per token that `enginebench chat` adds to {label}"
-    value = f"{added:+.2f} ms ({statistics.median(ours):.2f} - {statistics.median(theirs):.2f} ms)"
+    value = f"{added:+.3f} ms ({statistics.median(ours):.3f} - {statistics.median(theirs):.3f} ms)"
     return Row(what, value, f"≤ {LARGEST_MS:g} ms", added <= LARGEST_MS)
 
 
@@ -96,3 +95,7 @@ def chat_ms(chat: Terminal, number: int) -> float:
     chat.expect(rf"(?:tokens after the first[\s\S]*?){{{number + 1}}}^>$", 300)
     rates = re.findall(r"tokens after the first: ([\d.]+) tok/s", chat.text)
     return 1e3 / float(rates[-1])
+
+
+PARTS = {"chat": lambda bench: [per_token(bench, "fake", "instant")]}
+"""Of an engine that costs nothing: what is left is ours."""
