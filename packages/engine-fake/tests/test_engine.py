@@ -10,6 +10,7 @@ from engine_fake import pace
 from engine_fake.engine import FakeEngine, fingerprint
 from engine_fake.pace import paced
 from engine_fake.script import SCRIPTS, VOCABULARY, Script
+from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.messages import Load, Loaded
 from enginebench_protocol.serve import timed_generate
@@ -143,6 +144,36 @@ def test_the_wrong_configurations_are_wrong_in_their_ways() -> None:
     assert len(list(engine.generate(PROMPT, 8))) == 7
     load(engine, "out-of-range")
     assert min(engine.generate(PROMPT, 8)) >= VOCABULARY
+
+
+def test_drawn_ids_depend_on_the_seed_and_near_0_they_are_the_greedy_ones() -> None:
+    engine = FakeEngine()
+    load(engine)
+    drawn = list(engine.generate(PROMPT, 8, Sampling(1.0, 5)))
+    assert list(engine.generate(PROMPT, 8, Sampling(1.0, 5))) == drawn
+    greedy = list(engine.generate(PROMPT, 8))
+    assert drawn not in (greedy, list(engine.generate(PROMPT, 8, Sampling(1.0, 6))))
+    assert list(engine.generate(PROMPT, 8, Sampling(1e-6, 5))) == greedy
+    load(engine, "unseeded")
+    assert list(engine.generate(PROMPT, 8, Sampling(1.0, 5))) != list(engine.generate(PROMPT, 8, Sampling(1.0, 5)))
+    load(engine, "greedy-only")
+    with pytest.raises(EngineFailure, match="no sampling at temperature 1"):
+        engine.generate(PROMPT, 8, Sampling(1.0, 5))
+
+
+def test_what_goes_wrong_when_a_request_is_ended_early() -> None:
+    engine = FakeEngine()
+    load(engine, "leftover")
+    first, ids = list(engine.generate(PROMPT, 8)), engine.generate(PROMPT, 8)
+    assert list(engine.generate(PROMPT, 8)) == first
+    next(ids)
+    ids.close()
+    assert list(engine.generate(PROMPT, 8)) != first
+    load(engine, "clinging")
+    ids = engine.generate(PROMPT, 8)
+    next(ids)
+    with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+        ids.close()
 
 
 def test_a_load_forgets_earlier_requests() -> None:

@@ -14,6 +14,7 @@ from engine_vllm.settings import BLOCK_POSITIONS
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_models.reference import Reference
+from enginebench_protocol.engine import GREEDY, Sampling
 from enginebench_protocol.messages import Load, Loaded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
@@ -54,6 +55,20 @@ def test_nothing_of_an_earlier_prompt_is_reused(ready: tuple[VllmEngine, Loaded]
     alone = list(ready[0].generate(other, 20))
     list(ready[0].generate(prompt, 20))
     assert list(ready[0].generate(other, 20)) == alone
+
+
+def test_ids_are_drawn_by_their_seed_and_a_request_that_was_given_up_leaves_nothing(
+    ready: tuple[VllmEngine, Loaded],
+) -> None:
+    prompt = array("i", [5, 900, 3, 77, 1])
+    greedy, drawn = (list(ready[0].generate(prompt, 20, sampling)) for sampling in (GREEDY, Sampling(0.8, 5)))
+    assert drawn not in (greedy, list(ready[0].generate(prompt, 20, Sampling(0.8, 6))))
+    for sampling in (GREEDY, Sampling(0.8, 5)):
+        given_up = ready[0].generate(array("i", range(30)), 20, sampling)
+        next(given_up)
+        given_up.close()
+        assert list(ready[0].generate(prompt, 20)) == greedy
+        assert list(ready[0].generate(prompt, 20, Sampling(0.8, 5))) == drawn
 
 
 def test_the_pool_that_was_allocated_is_the_one_asked_for(
