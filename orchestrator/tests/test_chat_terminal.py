@@ -101,6 +101,13 @@ def test_questions_are_kept_where_nobody_else_reads_them(tmp_path: Path) -> None
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
+def test_without_a_place_for_the_history_the_chat_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("what?\r")
+        assert line_editor(lambda: "", tmp_path / "file" / "state").prompt("> ") == "what?"
+
+
 class Screen(io.StringIO):
     def isatty(self) -> bool:
         return True

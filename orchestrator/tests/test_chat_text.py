@@ -9,6 +9,7 @@ import pytest
 from enginebench.chat.conversation import Conversation, room_for_answer
 from enginebench.chat.detokeniser import Detokeniser, for_terminal
 from enginebench.errors import UsageError
+from enginebench_models.errors import InvalidModel
 
 SMILE = "\N{SLIGHTLY SMILING FACE}".encode()
 PIECES = {0: b"a", 1: SMILE[:1], 2: SMILE[1:3], 3: SMILE[3:], 4: b"\xff", 5: b""}
@@ -78,6 +79,15 @@ def test_without_a_template_the_texts_stand_one_after_the_other(tokenizer: Lette
     talk.keep("one", [ord("1")])
     assert not talk.templated
     assert "".join(map(chr, talk.ids_with("two"))) == "one\n1\ntwo"
+
+
+def test_a_template_that_fails_says_how_to_do_without() -> None:
+    class Failing(Letters):
+        def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+            raise InvalidModel("The model's chat template failed: roles must alternate.")
+
+    with pytest.raises(UsageError, match=r"roles must alternate\. --plain does without it"):
+        conversation(Failing()).ids_with("two?")
 
 
 def test_an_answer_is_as_long_as_the_context_allows() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from .commands import COMMANDS
 
@@ -39,15 +39,21 @@ def state_folder() -> Path:
 
 
 def line_editor(toolbar: Callable[[], str], folder: Path | None = None) -> PromptSession[str]:
-    """Raises OSError where the history cannot be kept. Questions are the user's own: nobody else may read them."""
-    folder = folder or state_folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    history = folder / "chat-history"
-    history.touch(mode=0o600)
     return PromptSession(
-        history=FileHistory(str(history)),
+        history=_history(folder or state_folder()),
         completer=CommandCompleter(),
         complete_while_typing=False,
         bottom_toolbar=toolbar,
         enable_open_in_editor=False,
     )
+
+
+def _history(folder: Path) -> History:
+    """Questions are the user's own: nobody else may read them. Where no file can be written, until the chat ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = folder / "chat-history"
+        file.touch(mode=0o600)
+        return FileHistory(str(file))
+    except OSError:
+        return InMemoryHistory()

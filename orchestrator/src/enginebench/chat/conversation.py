@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from enginebench_models.errors import ModelError
 from enginebench_models.tokenizer import Tokenizer
 
 from enginebench.errors import UsageError
@@ -25,7 +26,7 @@ class Conversation:
         return tuple(self._messages)
 
     def ids_with(self, question: str) -> list[int]:
-        """The prompt for this question after all that was said. Raises InvalidModel if the template fails."""
+        """The prompt for this question after all that was said. Raises UsageError if the template fails."""
         messages = [*self._messages, {"role": "user", "content": question}]
         return self._tokenizer.encode(self._rendered(messages))
 
@@ -34,9 +35,12 @@ class Conversation:
         self._messages += [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
 
     def _rendered(self, messages: Sequence[Message]) -> str:
-        if self.templated:
+        if not self.templated:
+            return "\n".join(message["content"] for message in messages)
+        try:
             return self._tokenizer.render_chat(messages)
-        return "\n".join(message["content"] for message in messages)
+        except ModelError as error:
+            raise UsageError(f"{error} --plain does without it.") from None
 
 
 def room_for_answer(n_prompt: int, n_ctx: int, n_gen: int, max_context: int) -> int:
