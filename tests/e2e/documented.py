@@ -16,7 +16,7 @@ from enginebench.workspace.discovery import ROOT, discover
 PAGES = ("README.md", "docs/*.md", "packages/*/README.md")
 GENERATED = "docs/command-line.md"
 BLOCK = re.compile(r"^```(?:\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"(?:\$ )?((?:just|uv run|enginebench|pip install)\b[^#]*?)\s*(?:#.*)?$")
+COMMAND = re.compile(r"(?:\$ )?((?:just|uv run|enginebench|pip install) [^#]*?)\s*(?:#.*)?$")
 
 ELSEWHERE = {
     "pip install": ".ci/run does it on a bare machine",
@@ -33,6 +33,9 @@ ELSEWHERE = {
     "just new-engine": "orchestrator/tests/test_new_engine.py runs it in a workspace of its own",
     "just conform": "tests/conformance runs it against the engine of known speed and against faulty ones",
     "uv run enginebench --install-completion": "it writes into a shell; test_completion.py asks what it installs",
+    "just chat": "tests/e2e/test_chat.py, on a terminal of its own",
+    "uv run enginebench models pull": "models/tests/test_pull.py, from a hub on this machine",
+    "uv run enginebench models remove": "orchestrator/tests/test_models_command.py, with a cache of its own",
     "enginebench conform": "tests/conformance runs it against the engine of known speed and against faulty ones",
 }
 """Beginning of a command → who runs it, where this test does not."""
@@ -96,7 +99,8 @@ def engine_words(text: str) -> list[str] | None:
     if words[:2] != ["just", "engine"]:
         return None
     little = ["--n-gen", "4", "--n-prompt", "4"] if words[3] in ("bench", "generate") else []
-    return [*_plain(words[3:]), *little]
+    words = ["--ids" if word == "--prompt" else word for word in _plain(words[3:])]
+    return ["1,2,3" if before == "--ids" else word for before, word in zip(["", *words], words, strict=False)] + little
 
 
 def enginebench_words(text: str) -> list[str]:
@@ -107,9 +111,12 @@ def enginebench_words(text: str) -> list[str]:
     words = _plain(words)
     if words[:1] == ["--benchmark"] and "fake:default" not in words:
         words += ["--framework", "fake:default"]
-    if words[:1] in (["run"], ["--benchmark"]):
+    if words[:1] in (["run"], ["--benchmark"]) and "--help" not in words:
         words += [] if "--preset" in words else LITTLE
+    if words[:1] in (["run"], ["--benchmark"], ["prompt"]):
         words += [] if "--model" in words or "--sweep" in words else ["--model", "tiny"]
+    if words[:1] == ["prompt"]:
+        words += ["-n", "4", *([] if "--engine" in words else ["--engine", "fake:default"])]
     return words
 
 
@@ -129,11 +136,7 @@ def _plain(words: list[str]) -> list[str]:
     names = {"all", "demo", *discover(), *(alias for info in discover().values() for alias in info.aliases)}
     kept: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
-        if word == "--prompt":
-            kept.append("--ids")
-        elif before == "--prompt":
-            kept.append("1,2,3")
-        elif before == "--configuration":
+        if before == "--configuration":
             kept.append("default")
         elif before == "--model":
             kept.append(word if "/" in word or word.endswith(".gguf") else "tiny")
