@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enginebench.run.launch import server_doubts
+from enginebench.run.answer import server_doubts
 from enginebench_protocol.codec import pack_ids, pack_times
 from enginebench_protocol.messages import Generated
 from enginebench_protocol.prompts import ids_sha256

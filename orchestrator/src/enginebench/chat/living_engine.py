@@ -182,7 +182,7 @@ class LivingEngine:
         return self._exit_code
 
     def _died(self, error: ProtocolError) -> EngineDied:
-        from enginebench.run.launch import failure_of  # noqa: PLC0415 - a launch's many imports, for this case only
+        from enginebench.run.failure import failure_of  # noqa: PLC0415 - for this case only
 
         failure = failure_of(error, self._stage, self.close(grace=0.2), self._child.last_lines())
         return EngineDied(f"{failure.message} during {failure.stage}", failure.stderr_tail)

@@ -35,8 +35,9 @@ from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter, kernel_cache
 
 from . import start_state
-from .launch import Judge, LaunchOrder, run_launch
+from .launch import Judge, run_launch
 from .model import Model
+from .order import LaunchOrder
 from .process import Watchdog
 from .progress import ProgressBar
 

@@ -23,7 +23,7 @@ from enginebench.judge.reference_weights import BadWeights, ReferenceWeights, So
 from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL
 from enginebench.workspace.environment import Interpreter
 
-from .launch import HELLO_SECONDS
+from .conversation import HELLO_SECONDS
 from .process import ChildProcess
 
 Say = Callable[[str], None]

@@ -20,7 +20,8 @@ from enginebench.judge.evidence import median_of
 from enginebench.judge.stopping import look
 from enginebench.machine.watch import Watch
 from enginebench.plan.plan import PRESETS
-from enginebench.run.launch import LaunchOrder, run_launch
+from enginebench.run.launch import run_launch
+from enginebench.run.order import LaunchOrder
 from enginebench.store.record import Case, Launch, Workload
 from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
