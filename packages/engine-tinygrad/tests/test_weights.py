@@ -52,8 +52,8 @@ def test_bfloat16_becomes_float16_and_vectors_stay_float32(ready: Any, tmp_path:
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
     file = tmp_path / "weights"
     file.write_bytes(b"head" + bits.tobytes())
-    matrix = load_tensor(Stored("o_proj", (1, 4), "bf16", bits, file, 4), "CPU").numpy()
-    vector = load_tensor(Stored("norm", (4,), "bf16", bits[0], file, 4), "CPU").numpy()
+    matrix = load_tensor(Stored("o_proj", (1, 4), "bf16", bits, file, 4), ("CPU",)).numpy()
+    vector = load_tensor(Stored("norm", (4,), "bf16", bits[0], file, 4), ("CPU",)).numpy()
     rounded = (bits.astype(np.uint32) << 16).view(np.float32)
     assert matrix.dtype == np.float16
     assert np.array_equal(matrix, rounded.astype(np.float16))
@@ -67,7 +67,7 @@ def test_a_file_that_became_shorter_is_an_error(ready: Any, tmp_path: Path) -> N
     file = tmp_path / "weights"
     file.write_bytes(bytes(6))
     with pytest.raises(OSError, match="became shorter while o_proj"):
-        load_tensor(Stored("o_proj", (1, 4), "f16", np.zeros((1, 4), np.float16), file, 0), "CPU")
+        load_tensor(Stored("o_proj", (1, 4), "f16", np.zeros((1, 4), np.float16), file, 0), ("CPU",))
 
 
 @pytest.mark.parametrize("n_in", [64, 192, 2048, 64 * 37, 96])

@@ -10,7 +10,7 @@ from tinygrad.dtype import DType
 from tinygrad.helpers import CPU_COUNT, GlobalCounters
 
 from engine_tinygrad.graphs import Graphs
-from engine_tinygrad.model import Matrix, Weights
+from engine_tinygrad.model import Matrix, Weights, devices_of
 from engine_tinygrad.quantize import Int8
 
 NAMES: dict[DType, str] = {dtypes.float16: "float16", dtypes.bfloat16: "bfloat16", dtypes.float32: "float32"}
@@ -29,23 +29,26 @@ class Held:
     kv_cache_bytes: int
     workspace_bytes: int
     read_bytes_per_token: int
+    device_bytes: list[int]  # weights and cache of each of several devices
 
 
 def of(graphs: Graphs) -> Held:
     llama = graphs.llama
+    devices, table = llama.devices, llama.weights.embed_tokens
     weights, cache = total_bytes(all_weights(llama.weights)), total_bytes(llama.caches)
     allocated = sum(GlobalCounters.mem_used_per_device.values())
-    untied = llama.weights.lm_head is not llama.weights.embed_tokens
+    tied = llama.weights.lm_head is table
     return Held(
         weight_dtype=dtype_of(llama.weights.layers[0].k_proj),
         activation_dtype=NAMES[graphs.activation_dtype],
         kv_dtype=NAMES[llama.caches[0].dtype],
-        device=repr(Device[graphs.device].renderer.target),
-        threads=CPU_COUNT.value if graphs.device == "CPU" else 1,
+        device=repr(Device[devices[0]].renderer.target),
+        threads=CPU_COUNT.value * len(devices) if devices[0] == "CPU" else 1,
         weights_bytes=weights,
         kv_cache_bytes=cache,
         workspace_bytes=max(0, allocated - weights - cache),
-        read_bytes_per_token=weights - (total_bytes([llama.weights.embed_tokens]) if untied else 0),
+        read_bytes_per_token=weights - total_bytes([table]) + (total_bytes([llama.output]) if tied else 0),
+        device_bytes=[(weights + cache) // len(devices)] * len(devices) if len(devices) > 1 else [],
     )
 
 
@@ -68,4 +71,5 @@ def all_weights(weights: Weights) -> list[Tensor]:
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(int(tensor.nbytes()) for tensor in tensors)
+    """On all devices: what is not divided among them is on each."""
+    return sum(int(tensor.nbytes()) * (len(devices_of(tensor)) if tensor.uop.axis is None else 1) for tensor in tensors)

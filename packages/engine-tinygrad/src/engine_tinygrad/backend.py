@@ -56,13 +56,18 @@ def choose_backend(device: str, prefix: Path = Path(sys.prefix)) -> Backend:
 
 
 def has_cuda() -> bool:
-    """Whether the NVIDIA driver is there and sees a device."""
+    return count_gpus() > 0
+
+
+def count_gpus() -> int:
+    """As many as the NVIDIA driver sees; 0 without one."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    counted = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if counted else 0
 
 
 def find_clang(prefix: Path) -> Path | None:

@@ -43,8 +43,11 @@ from engine_tinygrad.backend import (
     compiler_version,
     prepare,
 )
+from engine_tinygrad.shard import TooFewDevices, check_devices, undivided
 
 if TYPE_CHECKING:
+    from enginebench_models.config import LlamaConfig
+
     from engine_tinygrad.graphs import Graphs, Step
 
 
@@ -73,6 +76,8 @@ class TinygradEngine(Engine):
         "nf4": "default with the blocks' matrices in NF4, a peak for each run of 64",
     }
 
+    shards = True
+
     def __init__(self) -> None:
         self._graphs: Graphs | None = None
         self._n_ctx = 0
@@ -89,12 +94,15 @@ class TinygradEngine(Engine):
             backend = choose_backend(request.device)
             checkpoint = open_checkpoint(Path(request.model_path))
             checkpoint.check_context(request.n_ctx)
+            check_shards(request, backend, checkpoint.config)
             with stage(stages, "import"):
-                prepare(backend, request.threads, Path(request.cache))
+                prepare(backend, request.threads // request.shards, Path(request.cache))
                 from engine_tinygrad import account, graphs
             reading = "convert" if kind else "read"  # one pass does both
             with stage(stages, reading):
-                llama = graphs.load_llama(checkpoint, backend, request.n_ctx, lambda f: progress(reading, f), kind)
+                llama = graphs.load_llama(
+                    checkpoint, backend, request.n_ctx, lambda f: progress(reading, f), kind, request.shards
+                )
             self._graphs = graphs.Graphs(llama, backend.chunk)
             with stage(stages, "compile"):
                 self._graphs.capture(settings.beam_width, lambda f: progress("compile", f))
@@ -115,6 +123,8 @@ class TinygradEngine(Engine):
             weights_bytes=held.weights_bytes,
             kv_cache_bytes=held.kv_cache_bytes,
             read_bytes_per_token=held.read_bytes_per_token,
+            shards=len(llama.devices),
+            device_bytes=held.device_bytes,
             stages=stages,
             versions=versions(backend),
         )
@@ -174,6 +184,18 @@ def choice(sampling: Sampling) -> Callable[[Step], int]:
     return lambda step: choose(step.read_logits())
 
 
+def check_shards(request: Load, backend: Backend, config: LlamaConfig) -> None:
+    """Raises EngineFailure or TooFewDevices for what cannot be divided among so many devices."""
+    if request.shards == 1:
+        return
+    check_devices(backend, request.shards, request.threads)
+    if kind := SETTINGS[request.configuration].quantisation:
+        raise EngineFailure("unsupported", f"{kind} weights are not divided among devices", "nearest: default")
+    if rest := undivided(config, request.shards):
+        complaint = f"{request.shards} shards do not divide {' and '.join(rest)} of this model"
+        raise EngineFailure("unsupported", complaint, "every device gets as many heads and columns")
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """What can go wrong while loading, as the failures that the protocol knows."""
@@ -181,6 +203,8 @@ def explained() -> Iterator[None]:
         yield
     except UnknownDevice as error:
         raise EngineFailure("unsupported", str(error), "use cpu, or cuda with an NVIDIA driver") from error
+    except TooFewDevices as error:
+        raise EngineFailure("unsupported", str(error), "ask for no more shards than there are devices") from error
     except SettingsConflict as error:
         raise EngineFailure("unsupported", str(error), "load in a new process") from error
     except ModelError as error:

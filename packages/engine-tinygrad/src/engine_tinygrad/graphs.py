@@ -18,22 +18,30 @@ from tinygrad.dtype import DType
 
 from engine_tinygrad.backend import Backend
 from engine_tinygrad.model import Llama, rotary_table
+from engine_tinygrad.shard import device_names
 from engine_tinygrad.weights import load_weights
 
 
 def load_llama(
-    checkpoint: Checkpoint, backend: Backend, n_ctx: int, on_layer: Callable[[float], None], kind: str = ""
+    checkpoint: Checkpoint,
+    backend: Backend,
+    n_ctx: int,
+    on_layer: Callable[[float], None],
+    kind: str = "",
+    shards: int = 1,
 ) -> Llama:
-    """The model on its device, quantised to `kind`, with a cache for `n_ctx` positions rounded up to whole chunks."""
+    """The model on its devices, quantised to `kind`, with a cache for `n_ctx` positions rounded up to whole chunks."""
     n_positions = -(-n_ctx // backend.chunk) * backend.chunk
-    weights = load_weights(checkpoint, backend.device, on_layer, kind)
-    rotary = Tensor(rotary_table(checkpoint.inverse_frequencies, n_positions), device=backend.device).realize()
+    devices = device_names(backend.device, shards)
+    weights = load_weights(checkpoint, devices, on_layer, kind)
+    angles = rotary_table(checkpoint.inverse_frequencies, n_positions)
+    rotary = Tensor(angles, device=devices[0]).shard(devices).realize()
     return Llama(checkpoint.config, weights, rotary, backend.lanes)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What follows the last position: greedy id, int32 [1], and logits, float32 [1, vocab], both on the device.
+    """What follows the last position: greedy id, int32 [1], and logits, float32 [1, vocab], both on the (first) device.
 
     The next call of the same graph overwrites them.
     """
@@ -89,8 +97,9 @@ class Graphs:
         return Step(*self.decode_graph(self.token.bind(token), self.position.bind(position)))
 
     @property
-    def device(self) -> str:
-        return str(self.llama.weights.embed_tokens.device)
+    def device(self) -> str | tuple[str, ...]:
+        """Where hidden states are: on several devices, the same on each."""
+        return self.llama.weights.embed_tokens.device
 
     @property
     def activation_dtype(self) -> DType:

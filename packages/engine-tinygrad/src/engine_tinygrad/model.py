@@ -57,7 +57,9 @@ class Llama:
         self.config = config
         self.weights = weights
         self.lanes = lanes
-        self.caches = [new_cache(config, int(rotary.shape[1]), str(rotary.device)) for _ in weights.layers]
+        self.devices = devices_of(rotary)
+        self.output = cut_by_rows(weights.lm_head)
+        self.caches = [new_cache(config, int(rotary.shape[1]), self.devices) for _ in weights.layers]
         self.blocks = [
             block(config, layer, cache, rotary, lanes) for layer, cache in zip(weights.layers, self.caches, strict=True)
         ]
@@ -79,14 +81,27 @@ class Llama:
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[1, dim] → greedy id, int32 [1], and logits, float32 [1, vocab]."""
         x = rms_norm(x, self.weights.norm, self.config.norm_eps)
-        logits = project(x, self.weights.lm_head, self.lanes).contiguous()
+        logits = project(x, self.output, self.lanes).to(self.devices[0]).contiguous()
         return logits.argmax(-1).cast(dtypes.int32), logits
 
 
-def new_cache(config: LlamaConfig, n_ctx: int, device: str) -> Tensor:
-    """Keys and values of one layer: float16 [2, n_kv_heads, n_ctx, head_dim]."""
+def devices_of(tensor: Tensor) -> tuple[str, ...]:
+    return tensor.device if isinstance(tensor.device, tuple) else (str(tensor.device),)
+
+
+def cut_by_rows(matrix: Tensor) -> Tensor:
+    """A matrix that is whole on several devices, as one of which each uses its own rows; nothing is copied."""
+    devices = devices_of(matrix)
+    if len(devices) == 1 or matrix.uop.axis is not None or int(matrix.shape[0]) % len(devices):
+        return matrix
+    return Tensor(matrix.uop.shard(devices, 0))
+
+
+def new_cache(config: LlamaConfig, n_ctx: int, devices: tuple[str, ...]) -> Tensor:
+    """Keys and values of one layer: float16 [2, n_kv_heads, n_ctx, head_dim], its heads divided among the devices."""
     shape = (2, config.n_kv_heads, n_ctx, config.head_dim)
-    return Tensor.zeros(*shape, dtype=dtypes.float16, device=device).contiguous().realize()
+    zeros = Tensor.zeros(*shape, dtype=dtypes.float16, device=devices[0]).contiguous()
+    return zeros.shard(devices, axis=1).contiguous().realize()
 
 
 def rotary_table(inverse_frequencies: npt.NDArray[np.float32], n_ctx: int) -> npt.NDArray[np.float32]:
@@ -182,9 +197,10 @@ def project(x: Tensor, weight: Matrix, lanes: int) -> Tensor:
 
 def summed(x: Tensor, matrix: Tensor, lanes: int) -> Tensor:
     n_out, n_in = int(matrix.shape[0]), int(matrix.shape[1])
-    if x.shape[0] != 1 or not lanes or n_in % lanes:
+    own = n_in // len(devices_of(matrix)) if matrix.uop.axis == 1 else n_in  # a partial sum stays on one device
+    if x.shape[0] != 1 or not lanes or own % lanes:
         return x.linear(matrix.T)
-    steps = largest_divisor(n_in // lanes, UNROLLED)
+    steps = largest_divisor(own // lanes, UNROLLED)
     split = (n_in // (lanes * steps), steps, lanes)
     partial = (x.reshape(1, *split) * matrix.reshape(n_out, *split)).sum(2).contiguous()
     return partial.sum((1, 2)).reshape(1, n_out)

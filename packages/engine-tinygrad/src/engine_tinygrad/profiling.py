@@ -33,13 +33,14 @@ def traced(graphs: Graphs, prompt: array[int], n_gen: int, folder: Path) -> dict
         token = again.prefill(prompt).read_token()
         for position in range(len(prompt), len(prompt) + n_gen - 1):
             token = again.decode(token, position).read_token()
-        Device[graphs.device].synchronize()
+        for device in graphs.llama.devices:
+            Device[device].synchronize()
         del again
         gc.collect()  # a graph hands in the stamps of its last run when it goes
     found = [*Compiled.profile_events[before[0] :], *cpu_events[before[1] :]]
     events = [event for event in trace_events(found) if event["ts"] >= float(started)]
     if not any(event["cat"] == "kernel" for event in events):
-        raise NothingRecorded(f"tinygrad recorded no kernel on {graphs.device}")
+        raise NothingRecorded(f"tinygrad recorded no kernel on {graphs.llama.devices[0]}")
     path = folder / "trace.json"
     path.write_text(json.dumps({"traceEvents": numbered(events), "displayTimeUnit": "ms"}))
     return {path.name: path}

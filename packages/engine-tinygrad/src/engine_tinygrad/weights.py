@@ -18,6 +18,7 @@ from tinygrad.helpers import CPU_COUNT
 
 from engine_tinygrad.model import LayerWeights, Matrix, Weights
 from engine_tinygrad.quantize import level_table, quantised
+from engine_tinygrad.shard import cut_axis
 
 STORED_DTYPES: dict[str, DType] = {"f32": dtypes.float32, "f16": dtypes.float16, "bf16": dtypes.bfloat16}
 LAYER_NAMES = {
@@ -35,17 +36,23 @@ REORDERED = ("q_proj", "k_proj")
 """Weights whose rows a GGUF file has in another order than the checkpoint delivers."""
 
 
-def load_weights(checkpoint: Checkpoint, device: str, on_layer: Callable[[float], None], kind: str = "") -> Weights:
-    """All weights on `device`, the blocks' matrices quantised to `kind`; `on_layer` gets the fraction done."""
-    config, levels = checkpoint.config, level_table(device)
+def load_weights(
+    checkpoint: Checkpoint, devices: tuple[str, ...], on_layer: Callable[[float], None], kind: str = ""
+) -> Weights:
+    """All weights over `devices`, the blocks' matrices quantised to `kind` (on one device only).
+
+    `on_layer` gets the fraction done.
+    """
+    config, levels = checkpoint.config, level_table(devices[0])
 
     def load(name: str) -> Tensor:
-        return load_tensor(checkpoint.tensor(name), device)
+        stored = checkpoint.tensor(name)
+        return load_tensor(stored, devices, cut_axis(name, stored.shape, len(devices)))
 
     def load_matrix(name: str) -> Matrix:
         if not kind or not name.endswith("_proj"):
             return load(name)
-        return quantised(checkpoint.tensor(name), kind, device, levels, CPU_COUNT.value)
+        return quantised(checkpoint.tensor(name), kind, devices[0], levels, CPU_COUNT.value)
 
     embed_tokens = load("embed_tokens")
     lm_head = embed_tokens if config.tied_embeddings else load("lm_head")
@@ -56,10 +63,10 @@ def load_weights(checkpoint: Checkpoint, device: str, on_layer: Callable[[float]
     return Weights(embed_tokens, layers, load("norm"), lm_head)
 
 
-def load_tensor(stored: Stored, device: str) -> Tensor:
-    """One weight, realised on `device`: a matrix in float16, a vector in float32."""
+def load_tensor(stored: Stored, devices: tuple[str, ...], axis: int | None = None) -> Tensor:
+    """One weight, realised: a matrix in float16, a vector in float32. `axis` is divided among several devices."""
     dtype = dtypes.float16 if len(stored.shape) > 1 else dtypes.float32
-    return host_tensor(stored).to(device).cast(dtype).contiguous().realize()
+    return host_tensor(stored).shard(devices, axis).cast(dtype).contiguous().realize()
 
 
 def host_tensor(stored: Stored) -> Tensor:
