@@ -38,7 +38,8 @@ def test_a_run_reports_the_known_speed_of_the_scripted_engine_within_one_percent
 
 def test_every_field_of_the_original_record_has_its_counterpart(run: Run) -> None:
     _, result, _ = run("fake")
-    wanted_parts = {"schema_version", "run_id", "environment", "plan", "cases", "comparisons", "break_even"}
+    wanted_parts = {"schema_version", "run_id", "environment", "plan", "cases"}
+    wanted_parts |= {"comparisons", "break_even", "quantisation"}
     assert set(result) == wanted_parts
     metrics = case(result, "limit:default")["metrics"]
     wanted = ["iterations", "total_time_ns", "ttft_ns", "tpot_ns", "min_itl_ns", "max_itl_ns"]
