@@ -93,6 +93,17 @@ def test_the_buffers_are_as_large_as_reported(pair: Any) -> None:
     assert sum(caches) == loaded.kv_cache_bytes
 
 
+def test_no_whole_copy_of_a_cut_matrix_stays_behind(pair: Any, tiny_gguf: Path) -> None:
+    from engine_tinygrad.weights import load_weights
+    from tinygrad import Device
+
+    devices = pair[0]._graphs.llama.devices
+    weights = load_weights(open_checkpoint(tiny_gguf), devices, lambda fraction: None)
+    kept = [sum(size * len(free) for (size, _), free in Device[d].allocator.cache.items()) for d in devices]
+    assert max(kept) < weights.layers[0].k_proj.nbytes(), kept
+    del weights
+
+
 def exchange(layers: Any, name: str) -> None:
     for layer in layers:
         first, second = parts(getattr(layer, name))
