@@ -1,9 +1,9 @@
 """`just test`: every suite in the environment it belongs to, one line each at the end.
 
 The harness runs here, in as many processes as there are processors; what times engines from end to end, in one. An
-engine's tests run in that engine's environment, with pytest laid over it. A suite that cannot be set up is a failure
-unless the engine says that it cannot run on this machine: then its environment is not installed, and the end says so;
-what it has in tests/seam, where its library is replaced, runs with the harness's own interpreter.
+engine's tests run in that engine's environment, with pytest laid over it, two suites at a time. A suite that cannot be
+set up is a failure unless the engine says that it cannot run on this machine: then its environment is not installed,
+and the end says so; what it has in tests/seam, where its library is replaced, runs with the harness's own interpreter.
 `just test-engine NAME` installs the environment all the same, and runs what needs neither GPU nor program.
 """
 
@@ -17,8 +17,10 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from enginebench.workspace import discovery
@@ -26,8 +28,16 @@ from enginebench_protocol.host import default_device, default_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = "pytest==9.2.0"
-DOCS = "tests/e2e/test_docs.py"  # times nothing
-HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests", DOCS]
+AT_A_TIME = 2
+"""Suites of engines: each spends half of its time in one thread, compiling."""
+UNTIMED = [
+    "tests/conformance",
+    *(
+        f"tests/e2e/test_{name}.py"
+        for name in ("bad_input", "chat", "docs", "original", "prompt", "quantised", "shards")
+    ),
+]
+HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests", *UNTIMED]
 DEFAULT = ["-m", "not gpu and not slow"]
 
 
@@ -36,6 +46,8 @@ class Suite:
     name: str
     command: list[str]
     environment: dict[str, str]
+    alone: bool = False
+    """It asserts times, or keeps all processors busy by itself."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,8 @@ def main() -> int:
         parser.error(f"no engine {min(unknown)!r}; there are {', '.join(discovery.discover())}")
     left_out = not_run()
     engines = engine_suites(options.engine, left_out)
-    outcomes = [
-        run(suite, for_pytest) for suite in (engines if options.engine else [harness(), across(), *engines, fidelity()])
-    ]
+    suites = engines if options.engine else [harness(), timed(), *engines, fidelity()]
+    outcomes = run_all(suites, for_pytest)
     print()
     for outcome in outcomes:
         outcome.tell()
@@ -81,12 +92,12 @@ def main() -> int:
 
 def harness() -> Suite:
     spread = ["-n", str(default_threads()), "--dist", "worksteal"]
-    return Suite("harness", [sys.executable, "-m", "pytest", *spread, *DEFAULT, *HARNESS], {})
+    return Suite("harness", [sys.executable, "-m", "pytest", *spread, *DEFAULT, *HARNESS], {}, alone=True)
 
 
-def across() -> Suite:
-    command = [sys.executable, "-m", "pytest", *DEFAULT, "--ignore=tests/fidelity", f"--ignore={DOCS}", "tests"]
-    return Suite("across packages", command, {})
+def timed() -> Suite:
+    elsewhere = [f"--ignore={path}" for path in ("tests/fidelity", *UNTIMED)]
+    return Suite("timed end to end", [sys.executable, "-m", "pytest", *DEFAULT, *elsewhere, "tests"], {}, alone=True)
 
 
 def engine_suites(names: list[str] | None, left_out: dict[str, str]) -> list[Suite]:
@@ -97,7 +108,8 @@ def engine_suites(names: list[str] | None, left_out: dict[str, str]) -> list[Sui
 
 def suites_of(info: discovery.EngineInfo, runs_here: bool, named: bool) -> list[Suite]:
     if runs_here or (named and not has_seam(info.package)):
-        return [in_environment_of(info.package, info.package, [], info.test_extra)]
+        suite = in_environment_of(info.package, info.package, [], info.test_extra)
+        return [replace(suite, alone=info.role != "engine")]
     return [without_library(info.package)] if has_seam(info.package) else []
 
 
@@ -138,14 +150,36 @@ def in_environment_of(
     return Suite(name, command, {"UV_PROJECT_ENVIRONMENT": folder})
 
 
-def run(suite: Suite, extra: list[str]) -> Outcome:
-    print(f"\n== {suite.name}", flush=True)
+def run_all(suites: list[Suite], extra: list[str]) -> list[Outcome]:
+    """In their order; those that need not be alone two at a time, each printed when it has ended."""
+    alone = [suite for suite in suites if suite.alone or len(suites) == 1]
+    outcomes = {suite.name: run(suite, extra) for suite in alone}
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        rest = {suite.name: pool.submit(run_quietly, suite, extra) for suite in suites if suite not in alone}
+        outcomes |= {name: future.result() for name, future in rest.items()}
+    return [outcomes[suite.name] for suite in suites]
+
+
+def run_quietly(suite: Suite, extra: list[str]) -> Outcome:
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        outcome = run(suite, extra, log)
+        log.seek(0)
+        print(f"\n== {suite.name}\n{log.read()}", flush=True)
+    return outcome
+
+
+def run(suite: Suite, extra: list[str], log: IO[str] | None = None) -> Outcome:
+    """`log` takes what it prints; None: our own stdout and stderr do."""
+    if log is None:
+        print(f"\n== {suite.name}", flush=True)
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
         command = [*suite.command, f"--junitxml={report}", *extra]
-        code = subprocess.run(command, cwd=ROOT, env=environment | suite.environment, check=False).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment | suite.environment, stdout=log, stderr=log, check=False
+        ).returncode
         n_passed, skipped = counted(report)
     return Outcome(suite.name, code, time.monotonic() - started, n_passed, skipped)
 
