@@ -1,8 +1,13 @@
-"""What makes a request doubtful."""
+"""What makes a request doubtful, what spoils a launch, and with which exit code a run ends."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from enginebench.cli.run import exit_code
+from enginebench.judge.evidence import NOTHING_FREE, ONLY_NOISE
 from enginebench.run.answer import server_doubts
+from enginebench.run.run import spoiled
 from enginebench_protocol.codec import pack_ids, pack_times
 from enginebench_protocol.messages import Generated
 from enginebench_protocol.prompts import ids_sha256
@@ -37,3 +42,28 @@ def test_other_counts_than_sent_and_received_are_in_doubt() -> None:
     assert "'prompt': 95" in prompt
     assert "'prompt': 3" in prompt
     assert len(server_doubts(generated(n_prompt=3, n_gen=1))) == 1
+
+
+# ---- a launch that the machine spoiled -------------------------------------------------------------------------
+
+
+def test_a_launch_with_nothing_to_average_is_spoiled(records: Any) -> None:
+    good, doubtful = records.request(0, (10, 12, 14)), records.request(1, (10, 12, 14), doubts=["clocks disagree"])
+    assert spoiled(records.timed([good, doubtful])) is None
+    assert spoiled(records.timed([doubtful])) == NOTHING_FREE
+    assert spoiled(records.timed([good], doubts=["swap: 7 pages"])) == "swap: 7 pages"
+    assert spoiled(records.timed([], failure=records.failure())) is None  # it failed: that is told otherwise
+
+
+def ended(*cases: tuple[str, str | None], verdicts: bool = False) -> int:
+    found = [{"status": status, "reason": reason} for status, reason in cases]
+    return exit_code({"cases": found, "plan": {"verdicts": verdicts}})
+
+
+def test_a_case_that_the_machine_spoiled_has_not_failed() -> None:
+    noisy = ("invalid", f"{ONLY_NOISE}: 1 of 1 timed launches excluded for noise (1 x swap)")
+    assert ended(("ok", None), noisy, ("invalid", NOTHING_FREE)) == 0
+    assert ended(("ok", None), noisy, verdicts=True) == 3
+    assert ended(noisy, ("invalid", "fidelity gate failed"), verdicts=True) == 1
+    assert ended(noisy, ("failed", "exit")) == 1
+    assert ended(("ok", None), ("unavailable", "needs an NVIDIA GPU")) == 0

@@ -19,7 +19,6 @@ OF_ENGINEBENCH = {tuple(enginebench_words(text)): text for text in RUN_HERE if e
 """Words that are run → a command that means them; each once."""
 ENDS_OTHERWISE = {"doctor": {0, 1}, "compare": {0, 1, 3}, "verify": {0, 1}, "score": {2}}
 """The machine may be noisy, two runs may differ; the engine of known speed has no logits to verify or score."""
-NOISE = ("no launch without noise", "is free of doubt", "excluded for noise")
 SWEEP = 'models = ["tiny"]\nengines = ["fake:default"]\nworkloads = ["pp8+tg4"]\n'
 
 
@@ -28,7 +27,7 @@ def place(cli: Cli, tmp_path_factory: pytest.TempPathFactory, home: dict[str, st
     folder = tmp_path_factory.mktemp("docs")
     words = ["run", "fake", "--model", "tiny", "--preset", "smoke", "--profile", "--cold", "1", "--results"]
     for _ in range(2):
-        assert worked(cli(*words, str(folder / "runs")), {0})
+        assert cli(*words, str(folder / "runs")).returncode == 0
     (model,) = (Path(home["XDG_CACHE_HOME"]) / "enginebench" / "models" / "synthetic").glob("tiny-*.gguf")
     (folder / "sweep.toml").write_text(SWEEP)
     return Place(folder / "runs", folder / "new", model)
@@ -50,12 +49,7 @@ def check(command: list[str], words: tuple[str, ...], place: Place, environment:
         command, cwd=place.runs.parent, env=environment, capture_output=True, text=True, timeout=120, input=""
     )
     expected = ENDS_OTHERWISE.get(words[0], {0})
-    assert worked(done, expected), f"{command}: {done.stdout[-1000:]}\n{done.stderr[-1000:]}"
-
-
-def worked(done: subprocess.CompletedProcess[str], expected: set[int]) -> bool:
-    """A machine that is busy with other things spoils a measurement, and the run says so; the command works."""
-    return done.returncode in expected or (done.returncode == 1 and any(words in done.stdout for words in NOISE))
+    assert done.returncode in expected, f"{command}: {done.stdout[-1000:]}\n{done.stderr[-1000:]}"
 
 
 def test_what_is_run_elsewhere_is_still_in_the_documentation() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.errors import UsageError, unknown
+from enginebench.judge.plain_case import is_spoiled
 from enginebench.judge.rows import rows_of
 from enginebench.plan import plan as planning
 from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
@@ -25,7 +26,7 @@ from enginebench.store.index import keep_up
 from enginebench.store.result import read_result
 from enginebench.workspace import discovery
 
-from .basics import DebugOption
+from .basics import EXIT_INCONCLUSIVE, DebugOption
 from .dry_run import able_here, print_plan
 from .options import (
     DEFAULT_MODEL,
@@ -146,8 +147,16 @@ def run(
     if profile:
         print_kernels(path.parent, output)
     print(f"raw data: {shown(path)}", file=sys.stderr)
-    if any(case["status"] in ("failed", "invalid") for case in result["cases"]):
-        raise typer.Exit(EXIT_FAILED)
+    if code := exit_code(result):
+        raise typer.Exit(code)
+
+
+def exit_code(result: Mapping[str, Any]) -> int:
+    """A case that the machine spoiled has not failed; but where verdicts were asked for, it has none."""
+    bad = [case for case in result["cases"] if case["status"] in ("failed", "invalid")]
+    if any(not is_spoiled(case) for case in bad):
+        return EXIT_FAILED
+    return EXIT_INCONCLUSIVE if bad and result["plan"]["verdicts"] else 0
 
 
 def _without(options: Mapping[str, list[str] | None]) -> tuple[tuple[str, str], ...]:

@@ -23,7 +23,7 @@ from .brackets import bracketed
 from .breakeven import Course, crossings
 from .comparable import difference
 from .energy_metrics import energy_metrics
-from .evidence import Evidence
+from .evidence import NOTHING_FREE, Evidence
 from .metrics import GATE_FAILED, case_metrics, gate_objection, limit_of
 from .outliers import outliers
 from .plain_case import class_of, label
@@ -188,7 +188,7 @@ def _timed_verdict(timed: Sequence[Launch]) -> Verdict:
         return Verdict("failed", _failure_text(failed[-1]))
     evidence = Evidence(timed)
     if evidence.excluded_share == 1 or not evidence.good:
-        return Verdict("invalid", "no measured request is free of doubt" if evidence.good else evidence.lack)
+        return Verdict("invalid", NOTHING_FREE if evidence.good else evidence.lack)
     cautions = []
     if failed:
         cautions.append(f"{len(failed)} of {len(timed)} timed launches failed: {_failure_text(failed[-1])}")

@@ -11,6 +11,9 @@ from enginebench_protocol.timing import RequestTiming
 
 from enginebench.store.record import Launch, LoadedFacts, MemoryReading, Request
 
+NOTHING_FREE = "no measured request is free of doubt"
+ONLY_NOISE = "no launch without noise"
+
 
 class Evidence:
     """The launches of one case, sorted by what they can testify to."""
@@ -52,7 +55,7 @@ class Evidence:
         if not self.timed:
             return "no timed launch"
         if not self.good:
-            return f"no launch without noise: {self.cautions[0]}" if self.doubtful else "no timed launch ended well"
+            return f"{ONLY_NOISE}: {self.cautions[0]}" if self.doubtful else "no timed launch ended well"
         return "no valid measured request"
 
     @property

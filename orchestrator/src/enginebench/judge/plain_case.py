@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .evidence import NOTHING_FREE, ONLY_NOISE
+
 
 def label(case: Mapping[str, Any]) -> str:
     """engine:configuration, and the threads and devices where they are part of the case."""
@@ -29,6 +31,11 @@ def class_of(case: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
 def memories(case: Mapping[str, Any], plan: Mapping[str, Any]) -> int:
     """Device memories that are read side by side: GPUs have one each, ranks on a processor share theirs."""
     return int(case.get("shards", 1)) if plan.get("device") == "cuda" else 1
+
+
+def is_spoiled(case: Mapping[str, Any]) -> bool:
+    """Whether the machine alone kept a case from having speeds: it ran, and what was noted is noise."""
+    return case["status"] == "invalid" and str(case["reason"]).startswith((NOTHING_FREE, ONLY_NOISE))
 
 
 def model_of(case: Mapping[str, Any], plan: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from enginebench_protocol.host import cache_folder, default_device
 
 from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.judge.evidence import NOTHING_FREE, valid_requests
 from enginebench.judge.stopping import Look, look
 from enginebench.judge.verdicts import Candidate, decode_times
 from enginebench.machine import facts as machine
@@ -219,8 +220,8 @@ class Run:
                 title = f"launch {number + 1}/{self.fit.launches}  {self.launcher.shown(case)}"
                 self.bar.begin(title, number * len(block) + order, self.fit.launches * len(block))
                 launch = self._launch(case, "timed", number, order)
-                if launch.doubts and (budget is None or time.monotonic() - started + per_case[case.id] < budget):
-                    self.bar.note(f"{self.launcher.shown(case)}: {launch.doubts[0]}: the launch is repeated, once")
+                if spoiled(launch) and (budget is None or time.monotonic() - started + per_case[case.id] < budget):
+                    self.bar.note(f"{self.launcher.shown(case)}: {spoiled(launch)}: the launch is repeated, once")
                     self._launch(case, "timed", number, order)
             number += 1
             if number == self.fit.launches:
@@ -389,3 +390,10 @@ def _workload_facts(workload: Workload) -> dict[str, Any]:
         "batch_size": workload.batch_size,
         "n_ctx": workload.n_ctx,
     }
+
+
+def spoiled(launch: Launch) -> str | None:
+    """Why nothing of a launch that ended well can be averaged; None if something can."""
+    if launch.doubts:
+        return launch.doubts[0]
+    return None if not launch.ok or valid_requests(launch) else NOTHING_FREE
