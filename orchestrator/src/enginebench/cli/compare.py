@@ -14,16 +14,8 @@ from enginebench.report.benchstat import benchstat
 from enginebench.report.formats import Output
 from enginebench.store.run_folder import find_run
 
-from .options import (
-    DEFAULT_RESULTS,
-    EXIT_FAILED,
-    EXIT_INCONCLUSIVE,
-    RUN_HELP,
-    OutputOption,
-    ResultsOption,
-    console,
-    say,
-)
+from .basics import EXIT_FAILED, EXIT_INCONCLUSIVE, say
+from .options import DEFAULT_RESULTS, RUN_HELP, OutputOption, ResultsOption, console
 
 
 def compare(

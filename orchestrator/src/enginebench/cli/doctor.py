@@ -12,7 +12,7 @@ import typer
 from enginebench.machine.examination import examine
 from enginebench.machine.gates import Finding
 
-from .options import EXIT_FAILED
+from .basics import EXIT_FAILED
 
 WORDS = {"ok": "ok", "warn": "warn", "invalid": "would invalidate", "unreadable": "cannot be read here"}
 

@@ -12,7 +12,8 @@ from enginebench.report import history as report
 from enginebench.report.formats import Output
 from enginebench.store.index import open_index
 
-from .options import DEFAULT_RESULTS, OutputOption, ResultsOption, console, say
+from .basics import say
+from .options import DEFAULT_RESULTS, OutputOption, ResultsOption, console
 
 
 def history(

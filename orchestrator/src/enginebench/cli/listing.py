@@ -17,6 +17,7 @@ from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 
+from .basics import say
 from .options import (
     DEFAULT_RESULTS,
     RUN_HELP,
@@ -26,7 +27,6 @@ from .options import (
     console,
     print_result,
     print_sheet,
-    say,
 )
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: their options, their exit codes, and how a result is printed."""
+"""What several commands share: their options, and how a result is printed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,7 @@ from enginebench.report.benchstat import benchstat
 from enginebench.report.formats import Output, Sheet, rendered, text_table
 from enginebench.workspace.discovery import ROOT
 
-from .basics import DEFAULT_MODEL, EXIT_FAILED, EXIT_INCONCLUSIVE, Device, ModelOption, Weights, WeightsOption, say
-
-__all__ = [
-    "DEFAULT_MODEL",
-    "EXIT_FAILED",
-    "EXIT_INCONCLUSIVE",
-    "Device",
-    "ModelOption",
-    "Weights",
-    "WeightsOption",
-    "say",
-]
+from .basics import DEFAULT_MODEL
 
 PIPED_WIDTH = 120
 RUN_HELP = "run id or its beginning, `latest`, a run's folder, or a result.json"

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from enginebench.errors import UsageError
 from enginebench.report.models import size
 
-from .options import EXIT_FAILED, say
+from .basics import EXIT_FAILED, say
 
 BIG_BYTES = 10_000_000_000
 """From here on it is asked before it is downloaded."""

@@ -13,7 +13,8 @@ from enginebench.report.formats import Output, Sheet
 from enginebench.store.index import open_index
 from enginebench.store.tables import TABLES, VIEWS
 
-from .options import DEFAULT_RESULTS, OutputOption, ResultsOption, print_sheet, say
+from .basics import say
+from .options import DEFAULT_RESULTS, OutputOption, ResultsOption, print_sheet
 
 
 def query(

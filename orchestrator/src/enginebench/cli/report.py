@@ -16,7 +16,8 @@ from enginebench.report.html.page import report as report_of
 from enginebench.report.plots import drawing
 from enginebench.store.run_folder import find_run
 
-from .options import DEFAULT_RESULTS, RUN_HELP, ResultsOption, say, shown
+from .basics import say
+from .options import DEFAULT_RESULTS, RUN_HELP, ResultsOption, shown
 
 
 class Format(StrEnum):

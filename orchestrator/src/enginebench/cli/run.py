@@ -26,23 +26,17 @@ from enginebench.store.index import keep_up
 from enginebench.store.result import read_result
 from enginebench.workspace import discovery
 
-from .basics import EXIT_INCONCLUSIVE, DebugOption
+from .basics import DEFAULT_MODEL, EXIT_FAILED, EXIT_INCONCLUSIVE, DebugOption, Device, Weights, WeightsOption, say
 from .dry_run import able_here, print_plan
 from .options import (
-    DEFAULT_MODEL,
     DEFAULT_RESULTS,
-    EXIT_FAILED,
-    Device,
     ModelsOption,
     OutputOption,
     ResultsOption,
     TimingOption,
-    Weights,
-    WeightsOption,
     listed,
     print_result,
     print_sheet,
-    say,
     shown,
 )
 

@@ -12,7 +12,7 @@ from enginebench.selftest.page import Part, write_page
 from enginebench.selftest.parts import PARTS, Effort
 from enginebench.store.record import Workload
 
-from .options import EXIT_FAILED, ModelOption, say
+from .basics import EXIT_FAILED, ModelOption, say
 
 
 def selftest(

@@ -17,7 +17,7 @@ from enginebench.workspace import discovery, environment, pins
 from enginebench.workspace.discovery import ROOT
 from enginebench.workspace.new_engine import new_engine as write_engine
 
-from .options import EXIT_FAILED, ModelOption, say
+from .basics import EXIT_FAILED, ModelOption, say
 
 
 def conform(

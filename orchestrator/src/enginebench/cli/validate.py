@@ -13,7 +13,8 @@ from enginebench_models.validation import Verdict, validate_path
 from enginebench.errors import UsageError
 from enginebench.report.formats import Output
 
-from .options import EXIT_FAILED, OutputOption
+from .basics import EXIT_FAILED
+from .options import OutputOption
 
 
 def validate(

@@ -17,7 +17,7 @@ from enginebench.run.verify import Unverified, VerifyOrder, verify
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 
-from .options import EXIT_FAILED, Device, ModelOption, Weights, WeightsOption, say
+from .basics import EXIT_FAILED, Device, ModelOption, Weights, WeightsOption, say
 
 SMALL_BYTES = 100_000_000
 SEQUENCES_SMALL, SEQUENCES_LARGE = 32, 4
