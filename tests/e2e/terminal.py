@@ -17,6 +17,9 @@ from typing import Self
 
 import pyte
 
+_OVERHEARD_BYTES = 4096
+"""What is searched of what came: a pattern is found in the read that ends it."""
+
 
 class Terminal:
     """Killed when the context is left, if it still runs."""
@@ -67,6 +70,17 @@ class Terminal:
                 return found
             self._read(0.1)
         raise AssertionError(f"no {pattern!r} after {timeout} s in:\n{self.text}")
+
+    def overhear(self, pattern: bytes, timeout: float = 30.0) -> re.Match[bytes]:
+        """Wait until this came, and draw only then: drawing takes milliseconds of a processor for each read."""
+        end, heard = time.monotonic() + timeout, bytearray()
+        while time.monotonic() < end:
+            if select.select([self._master], [], [], 0.1)[0]:
+                heard += os.read(self._master, 65536)
+                if found := re.search(pattern, heard[-_OVERHEARD_BYTES:]):
+                    self._stream.feed(bytes(heard))
+                    return found
+        raise AssertionError(f"no {pattern!r} after {timeout} s in:\n{heard.decode(errors='replace')}")
 
     def end(self, timeout: float = 30.0) -> int:
         """The exit code, once all output was read."""

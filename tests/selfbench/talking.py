@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -75,7 +74,7 @@ def per_token(bench: Bench, engine: str, configuration: str) -> Row:
         Terminal(command, os.environ, columns=200) as chat,
     ):
         chat.expect(r"^>$", 120)
-        pairs = [(chat_ms(chat, number), bare_ms(bare, bench.n_gen, number)) for number in range(bench.rounds + 1)]
+        pairs = [pair_ms(chat, bare, bench.n_gen, number) for number in range(bench.rounds + 1)]
     ours, theirs = zip(*pairs[1:], strict=True)  # the first ones warm up
     added = statistics.median(a - b for a, b in pairs[1:])
     what = f"time per token that `enginebench chat` adds to {label}"
@@ -83,18 +82,26 @@ def per_token(bench: Bench, engine: str, configuration: str) -> Row:
     return Row(what, value, f"≤ {LARGEST_MS:g} ms", added <= LARGEST_MS)
 
 
+def pair_ms(chat: Terminal, bare: Ready, n_gen: int, number: int) -> tuple[float, float]:
+    """Of the chat and of the bare client; the order turns round by round."""
+    if number % 2:
+        theirs = bare_ms(bare, n_gen, number)
+        return chat_ms(chat, number), theirs
+    return chat_ms(chat, number), bare_ms(bare, n_gen, number)
+
+
 def bare_ms(bare: Ready, n_gen: int, number: int) -> float:
     return (bare.ask(N_PROMPT, n_gen, number).tpot_ns or 0) / 1e6
 
 
 def chat_ms(chat: Terminal, number: int) -> float:
-    """As the chat itself tells it, from the engine's own stamps."""
+    """As the chat itself tells it, from the engine's own stamps. Its terminal is not drawn while it answers."""
     chat.send("/reset\r")
     chat.expect(rf"(?:forgotten[\s\S]*?){{{number + 1}}}^>$", 30)
     chat.send(f"{QUESTION}\r")
-    chat.expect(rf"(?:tokens after the first[\s\S]*?){{{number + 1}}}^>$", 300)
-    rates = re.findall(r"tokens after the first: ([\d.]+) tok/s", chat.text)
-    return 1e3 / float(rates[-1])
+    told = chat.overhear(rb"tokens after the first: ([\d.]+) tok/s", 300)
+    chat.expect(rf"(?:tokens after the first[\s\S]*?){{{number + 1}}}^>$", 30)
+    return 1e3 / float(told[1])
 
 
 PARTS = {"chat": lambda bench: [per_token(bench, "fake", "instant")]}
