@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.run.process import become_subreaper
 from enginebench.store.journal import Journal
 from enginebench.store.manifest import seal
 from enginebench.store.record import (
@@ -249,3 +251,11 @@ def write_run(
 def stored_run(records: Records, tmp_path: Path) -> Callable[..., Path]:
     """stored_run(run_id, cases, …) → its folder below tmp_path, as `run` leaves it."""
     return functools.partial(write_run, records, tmp_path)
+
+
+@pytest.fixture
+def subreaper() -> Iterator[None]:
+    """As in a run: orphans become children of this process."""
+    become_subreaper()
+    yield
+    ctypes.CDLL(None).prctl(36, 0)  # PR_SET_CHILD_SUBREAPER

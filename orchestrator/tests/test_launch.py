@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from enginebench.cli.run import exit_code
-from enginebench.judge.evidence import NOTHING_FREE, ONLY_NOISE
+from enginebench.judge.evidence import NOTHING_FREE, ONLY_NOISE, spoiled
 from enginebench.run.answer import server_doubts
-from enginebench.run.run import spoiled
 from enginebench_protocol.codec import pack_ids, pack_times
 from enginebench_protocol.messages import Generated
 from enginebench_protocol.prompts import ids_sha256

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from enginebench.run import process
+from enginebench.run.limits import Ladder
 from enginebench.run.process import ChildProcess, Watchdog, engine_environment, printable
 
 PYTHON = [sys.executable, "-I", "-c"]
+QUICK = Ladder(grace=0.1, term=0.3, abort=0.3)
 
 
-def start(code: str, folder: Path) -> ChildProcess:
-    return ChildProcess([*PYTHON, code], engine_environment(), folder)
+def start(code: str, folder: Path, ladder: Ladder | None = None) -> ChildProcess:
+    return ChildProcess([*PYTHON, code], engine_environment(), folder, ladder=ladder)
 
 
 def wait_for_line(child: ChildProcess, line: str) -> None:
@@ -41,14 +44,15 @@ def test_a_child_that_ends_is_reaped_with_its_exit_code(tmp_path: Path) -> None:
 
 def test_a_child_that_ignores_everything_is_killed(tmp_path: Path) -> None:
     code = (
-        "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "import signal, sys, time\nfor s in (signal.SIGTERM, signal.SIGABRT): signal.signal(s, signal.SIG_IGN)\n"
         "print('ready', file=sys.stderr, flush=True)\ntime.sleep(1000)"
     )
-    child = start(code, tmp_path)
+    child = start(code, tmp_path, QUICK)
     wait_for_line(child, "ready")
     assert child.close(grace=0.1) == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("subreaper")
 def test_a_grandchild_in_the_group_does_not_survive(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys\np = subprocess.Popen(['sleep', '1000'])\n"
@@ -122,3 +126,104 @@ def test_a_released_group_is_left_alone() -> None:
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+# ---- the rungs of the ladder ----------------------------------------------------------------------------------
+
+READY = "print('ready', file=sys.stderr, flush=True)\n"
+IGNORE = "for s in (signal.SIGTERM, signal.SIGABRT): signal.signal(s, signal.SIG_IGN)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "stack", "ended_with"),
+    [
+        ("sys.stdin.read()", False, ""),
+        ("time.sleep(1000)", False, "SIGTERM"),
+        ("time.sleep(1000)", True, "SIGABRT"),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)", False, "SIGABRT"),
+        (f"{IGNORE}time.sleep(1000)", False, "SIGKILL"),
+        (f"{IGNORE}time.sleep(1000)", True, "SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", False, "SIGKILL"),
+    ],
+)
+def test_each_step_is_taken_only_if_the_one_before_did_not_do(
+    tmp_path: Path, code: str, stack: bool, ended_with: str
+) -> None:
+    whole = f"import os, signal, sys, time\n{code.replace('time.sleep', READY.strip() + '; time.sleep')}"
+    child = start(whole, tmp_path, QUICK)
+    if "time.sleep" in code:
+        wait_for_line(child, "ready")
+    started = time.monotonic()
+    child.close(stack=stack)
+    assert time.monotonic() - started < QUICK.longest
+    assert child.ending is not None
+    assert (child.ending.ended_with, child.ending.by_itself, child.ending.remains) == (ended_with, False, [])
+
+
+def test_one_that_ended_by_itself_is_told_from_one_that_we_ended(tmp_path: Path) -> None:
+    child = start("raise SystemExit(3)", tmp_path)
+    assert child.wait(10.0) == 3
+    child.close()
+    assert child.ending == process.Ending(3, by_itself=True)
+
+
+def test_waiting_does_not_reap(tmp_path: Path) -> None:
+    """Its number, and that of its group, must stay its own until the group is killed."""
+    child = start("raise SystemExit(3)", tmp_path)
+    assert child.wait(10.0) == 3
+    assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+    assert child.close() == 3
+    assert not psutil.pid_exists(child.pid)
+    assert child.close() == child.wait(0) == 3
+
+
+def test_an_engine_is_the_kernels_first_victim_and_leaves_no_core(tmp_path: Path) -> None:
+    child = start("import sys; sys.stdin.read()", tmp_path)
+    folder = Path("/proc") / str(child.pid)
+    assert (folder / "oom_score_adj").read_text().strip() == "1000"
+    (cores,) = (line for line in (folder / "limits").read_text().splitlines() if line.startswith("Max core"))
+    assert cores.split()[4:6] == ["0", "0"]
+    child.close()
+
+
+@pytest.mark.usefixtures("subreaper")
+def test_a_family_in_sessions_of_its_own_is_swept_up_and_reaped(tmp_path: Path) -> None:
+    """Children of strays are nobody's until their parents are dead; one was once left as a zombie after 5 s."""
+    below = (
+        "import subprocess, sys, time; subprocess.Popen(['sleep', '1000'], start_new_session=True); time.sleep(1000)"
+    )
+    code = (
+        f"import subprocess, sys\nfor _ in range(3): subprocess.Popen([sys.executable, '-I', '-c', {below!r}], "
+        "start_new_session=True)\nprint('ready', file=sys.stderr, flush=True)\nsys.stdin.read()"
+    )
+    child = start(code, tmp_path)
+    wait_for_line(child, "ready")
+    while len(psutil.Process(child.pid).children(recursive=True)) < 6:
+        time.sleep(0.01)
+    family = psutil.Process(child.pid).children(recursive=True)
+    started = time.monotonic()
+    child.close()
+    assert child.ending is not None
+    assert child.ending.remains == []
+    assert not [p.pid for p in family if psutil.pid_exists(p.pid)]
+    assert time.monotonic() - started < 4.0
+
+
+@pytest.mark.usefixtures("subreaper")
+def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL always ends a process; here it is not sent."""
+    code = (
+        "import subprocess, sys\n"
+        "p = subprocess.Popen(['sleep', '1000'], start_new_session=True, stderr=subprocess.DEVNULL)\n"
+        "print(p.pid, file=sys.stderr)"
+    )
+    child = start(code, tmp_path, Ladder(sweep=0.2))
+    assert child.wait(10.0) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil.Process, "kill", lambda _: None)
+        child.close()
+    stray = int(child.last_lines()[0])
+    os.kill(stray, signal.SIGKILL)
+    os.waitpid(stray, 0)
+    assert child.ending is not None
+    assert child.ending.remains == [f"process {stray}, which SIGKILL did not end"]

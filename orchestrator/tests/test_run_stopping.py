@@ -12,14 +12,24 @@ import pytest
 from enginebench.judge import stopping
 from enginebench.plan.plan import Plan, Stopping, preset
 from enginebench.plan.schedule import Cost, Fit
+from enginebench.run.launcher import Launcher
 from enginebench.run.run import Run
 from enginebench.store.record import Launch
 
 SWING = [-1.0, 1.0, -0.5, 0.5, -1.5, 1.5, -1.0, 1.0, -0.5, 0.5]
 
 
-def made_up(records: Any, cv: float, budget: float | None = None, seconds: Callable[[], float] = lambda: 0.0) -> Run:
-    """A run of two cases whose launches take no time; one case swings by `cv` from block to block."""
+def made_up(
+    records: Any,
+    cv: float,
+    budget: float | None = None,
+    seconds: Callable[[], float] = lambda: 0.0,
+    fails: Callable[[Any, int], bool] = lambda *_: False,
+) -> Run:
+    """A run of two cases whose launches take no time; one case swings by `cv` from block to block.
+
+    fails(case, block): whether that launch crashes.
+    """
     cases = (records.case("x", "still"), records.case("x", "swinging"))
     chosen = replace(preset("standard"), stopping=Stopping(0.01, 5, 20), time_budget_seconds=budget)
     run = Run.__new__(Run)
@@ -32,11 +42,16 @@ def made_up(records: Any, cv: float, budget: float | None = None, seconds: Calla
     launches: list[Launch] = []
 
     def launch(case: Any, kind: str, block: int, *_: Any) -> Launch:
+        if fails(case, block):
+            launches.append(records.timed([], case, block=block, failure=records.failure(reason="signal")))
+            return launches[-1]
         ms = 4.0 * math.exp(cv * SWING[block % 10] * (case.configuration == "swinging"))
         launches.append(records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], case, block=block))
         return launches[-1]
 
-    run.launcher = SimpleNamespace(launch=launch, launches=launches, shown=str)  # type: ignore[assignment]
+    run.launcher = Launcher.__new__(Launcher)
+    run.launcher.launches = launches
+    run.launcher.launch, run.launcher.shown = launch, str  # type: ignore[method-assign, assignment]
     run._timed_blocks({case.id: Cost(seconds(), 0.0) for case in cases}, 0.0)
     return run
 
@@ -77,3 +92,19 @@ def test_the_time_budget_ends_it_in_the_middle_and_is_the_reason(records: Any, m
     assert run.fit.launches == 12
     assert blocks_of(run) == sorted([*range(12)] * 2)
     assert run.left_out == []
+
+
+# ---- a case that crashes ------------------------------------------------------------------------------------------
+
+
+def test_three_crashes_stop_a_case_and_no_other(records: Any) -> None:
+    run = made_up(records, 0.005, fails=lambda case, block: case.configuration == "swinging" and block in (1, 4, 5, 6))
+    blocks: dict[str, list[int]] = {"still": [], "swinging": []}
+    for launch in run.launcher.launches:
+        blocks[launch.case.configuration].append(launch.block)
+    assert blocks == {"still": [*range(10)], "swinging": [*range(6)]}
+
+
+def test_two_crashes_stop_nothing_and_cost_the_others_nothing(records: Any) -> None:
+    run = made_up(records, 0.005, fails=lambda case, block: case.configuration == "swinging" and block in (1, 4))
+    assert blocks_of(run) == sorted([*range(10)] * 2)

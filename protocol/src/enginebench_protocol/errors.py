@@ -1,7 +1,8 @@
 """What can go wrong on the wire, and what an engine says when it cannot do what it was asked.
 
 ProtocolError
-├── FrameError          a length of zero or above the cap, or the stream ended inside a frame
+├── FrameError          a length of zero or above the cap
+│   └── Truncated       the stream ended inside a frame
 ├── MessageError        not msgpack, an unknown message, a wrong, missing, unknown or out-of-range field
 ├── HandshakeError      another protocol version, nonce or engine
 ├── DeadlineExceeded    nothing (complete) arrived, or could be sent, in time
@@ -18,6 +19,10 @@ class ProtocolError(Exception):
 
 class FrameError(ProtocolError):
     """A frame of length zero, above the cap, or cut short."""
+
+
+class Truncated(FrameError):
+    """The stream ended inside a frame."""
 
 
 class MessageError(ProtocolError):

@@ -1,7 +1,8 @@
 """Frames over a pair of file descriptors: a 4-byte big-endian length, then that many bytes.
 
 Knows nothing of messages. A length of zero or above the cap is refused before anything is allocated. Both descriptors
-are made non-blocking, so that every wait can have a deadline; `timeout` is in seconds, None waits for ever.
+are made non-blocking, so that every wait can have a deadline; `timeout` is in seconds, None waits for ever. Whoever
+knows more of the other side than its bytes, a parent of its child, gives the function that waits.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import os
 import select
 import struct
 import time
+from collections.abc import Callable
 
-from .errors import DeadlineExceeded, FrameError, StreamClosed
+from .errors import DeadlineExceeded, FrameError, StreamClosed, Truncated
 from .messages import DATA_FRAME_BYTES
+
+Wait = Callable[[int, int, float | None, str], None]
+"""wait(descriptor, poll's event, deadline by time.monotonic or None, what it means if nothing comes): returns when the
+descriptor is ready, raises a ProtocolError to give up."""
 
 _LENGTH = struct.Struct(">I")
 
@@ -20,14 +26,15 @@ _LENGTH = struct.Struct(">I")
 class FrameStream:
     """Reads frames from one descriptor and writes them to another; owns neither."""
 
-    def __init__(self, read_fd: int, write_fd: int) -> None:
+    def __init__(self, read_fd: int, write_fd: int, wait: Wait | None = None) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
+        self._own_wait = wait
         for fd in (read_fd, write_fd):
             os.set_blocking(fd, False)
 
     def receive(self, cap_bytes: int = DATA_FRAME_BYTES, timeout: float | None = None) -> bytes:
-        """Raises StreamClosed at a clean end, FrameError on a bad length or an end inside a frame, DeadlineExceeded."""
+        """Raises StreamClosed at a clean end, FrameError on a bad length, Truncated, DeadlineExceeded."""
         return self._frame(b"", cap_bytes, _deadline(timeout))
 
     def receive_if_any(self, cap_bytes: int = DATA_FRAME_BYTES) -> bytes | None:
@@ -48,7 +55,7 @@ class FrameStream:
             try:
                 rest = rest[os.write(self.write_fd, rest) :]
             except BlockingIOError:
-                _wait(self.write_fd, select.POLLOUT, deadline, "the other side does not read")
+                self._wait(self.write_fd, select.POLLOUT, deadline, "the other side does not read")
             except BrokenPipeError:
                 raise StreamClosed("the other side closed the stream") from None
 
@@ -65,14 +72,17 @@ class FrameStream:
             try:
                 chunk = os.read(self.read_fd, n - len(data))
             except BlockingIOError:
-                _wait(self.read_fd, select.POLLIN, deadline, "no answer")
+                self._wait(self.read_fd, select.POLLIN, deadline, "no answer")
                 continue
             if not chunk:
                 if at_boundary and not data:
                     raise StreamClosed("the other side closed the stream")
-                raise FrameError(f"the stream ended inside a frame: {len(data)} of {n} bytes")
+                raise Truncated(f"the stream ended inside a frame: {len(data)} of {n} bytes")
             data += chunk
         return bytes(data)
+
+    def _wait(self, fd: int, events: int, deadline: float | None, what: str) -> None:
+        (self._own_wait or _wait)(fd, events, deadline, what)
 
 
 def framed(payload: bytes) -> bytes:

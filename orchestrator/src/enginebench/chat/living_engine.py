@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids
 from enginebench_protocol.engine import Sampling
-from enginebench_protocol.errors import ProtocolError
+from enginebench_protocol.errors import ProtocolError, StreamClosed, Truncated
 from enginebench_protocol.messages import Event, Loaded, Progress, Token
 
 from enginebench.machine.memory import read_tree
-from enginebench.run.overheard import stream_of
+from enginebench.run.limits import Limits
 from enginebench.run.process import ChildProcess, Watchdog, become_subreaper
+from enginebench.run.vigil import watched
 from enginebench.workspace import environment
 from enginebench.workspace.environment import Interpreter, kernel_cache
 
@@ -32,7 +32,6 @@ from .choice import Choice
 from .settings import Settings
 from .turn import Turn, turn_of
 
-HELLO_SECONDS = 180.0
 SILENCE_SECONDS = 1800.0
 """The longest an engine may take for a load or a token: a first request may compile."""
 
@@ -91,26 +90,27 @@ class LivingEngine:
         self._scratch = tempfile.TemporaryDirectory(prefix="enginebench-")
         allowed = {**interpreter.environment, "TMPDIR": self._scratch.name}
         command = interpreter.command(choice.info.module, self._nonce)
-        self._stage, self._closed = "spawn", False
+        self._closed = False
         self._exit_code: int | None = None
         try:
             self._child = ChildProcess(command, allowed, Path(self._scratch.name), watchdog, tell)
         except OSError as error:
             self._scratch.cleanup()
             raise EngineDied(str(error), []) from None
-        self._client = Client(stream_of(self._child.read_fd, self._child.write_fd, tell))
+        self._client, self._vigil = watched(self._child, Limits(), SILENCE_SECONDS, tell=tell)
         self.stamps = Stamps(self._child.started_ns)
 
     def load(self, model: Path, n_ctx: int, device: str, threads: int, say: Say, shards: int = 1) -> Loaded:
         def on_event(event: Event) -> None:
+            self._vigil.heard()
             if isinstance(event, Progress):
                 say(f"{self.choice.label}: {event.stage} {event.fraction:.0%}")
 
         try:
-            self._stage = "hello"
-            self._client.hello(self.choice.info.name, self._nonce, HELLO_SECONDS)
+            self._vigil.enter("hello")
+            self._client.hello(self.choice.info.name, self._nonce, SILENCE_SECONDS)
             self.stamps.hello_ns = self.stamps.load_sent_ns = time.perf_counter_ns()
-            self._stage = "load"
+            self._vigil.enter("load")
             self.loaded = self._client.load(
                 SILENCE_SECONDS,
                 on_event,
@@ -131,7 +131,8 @@ class LivingEngine:
 
     def reply(self, ask: Ask) -> Turn:
         """The answer, each id passed to `ask.on_token` as it comes."""
-        self._stage, cancelled = "reply", False
+        self._vigil.enter("reply")
+        cancelled = False
 
         def on_event(event: Event) -> None:
             nonlocal cancelled
@@ -168,6 +169,7 @@ class LivingEngine:
         """The most that it held on a GPU, by its own account; None on a processor."""
         if self.loaded is None or self.loaded.device != "cuda":
             return None
+        self._vigil.enter("memory")
         try:
             return self._client.memory(SILENCE_SECONDS).device_peak_bytes
         except ProtocolError as error:
@@ -182,9 +184,13 @@ class LivingEngine:
         return self._exit_code
 
     def _died(self, error: ProtocolError) -> EngineDied:
-        from enginebench.run.failure import failure_of  # noqa: PLC0415 - for this case only
+        from enginebench.run.failure import Scene, failure_of  # noqa: PLC0415 - for this case only
 
-        failure = failure_of(error, self._stage, self.close(grace=0.2), self._child.last_lines())
+        if isinstance(error, (StreamClosed, Truncated)):
+            self._child.wait(Limits().death)
+        self.close(grace=0.2)
+        assert self._child.ending is not None
+        failure = failure_of(error, Scene(self._vigil.stage, self._child.ending, self._child.last_lines()))
         return EngineDied(f"{failure.message} during {failure.stage}", failure.stderr_tail)
 
 

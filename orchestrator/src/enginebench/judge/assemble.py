@@ -24,6 +24,7 @@ from .breakeven import Course, crossings
 from .comparable import difference
 from .energy_metrics import energy_metrics
 from .evidence import NOTHING_FREE, Evidence
+from .giving_up import given_up
 from .metrics import GATE_FAILED, case_metrics, gate_objection, limit_of
 from .outliers import outliers
 from .plain_case import class_of, label
@@ -161,7 +162,7 @@ def judge(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any],
         return _check_verdict(checks[-1])
     if refusal := _refusal(facts, launches, plan) or audited:
         return Verdict("invalid", refusal)
-    return _timed_verdict(timed)
+    return _timed_verdict(timed, given_up(launches))
 
 
 def _refusal(facts: CaseFacts, launches: Sequence[Launch], plan: Mapping[str, Any]) -> str | None:
@@ -180,18 +181,21 @@ def _check_verdict(check: Launch) -> Verdict:
     return Verdict("failed", _failure_text(check))
 
 
-def _timed_verdict(timed: Sequence[Launch]) -> Verdict:
+def _timed_verdict(timed: Sequence[Launch], gave_up: str | None) -> Verdict:
+    """`gave_up`: why no further launches were made."""
     failed = [launch for launch in timed if not launch.ok]
     if not timed:
         return Verdict("failed", "not timed: the run ended before its turn")
     if len(failed) == len(timed):
-        return Verdict("failed", _failure_text(failed[-1]))
+        return Verdict("failed", "; ".join(filter(None, (_failure_text(failed[-1]), gave_up))))
     evidence = Evidence(timed)
     if evidence.excluded_share == 1 or not evidence.good:
         return Verdict("invalid", NOTHING_FREE if evidence.good else evidence.lack)
     cautions = []
     if failed:
         cautions.append(f"{len(failed)} of {len(timed)} timed launches failed: {_failure_text(failed[-1])}")
+    if gave_up is not None:
+        cautions.append(gave_up)
     if evidence.excluded_share > LARGEST_EXCLUDED_SHARE:
         cautions.append(f"{evidence.excluded_share:.0%} of the measured requests are invalid: measure again")
     return Verdict("ok", "; ".join(cautions) or None)
@@ -201,8 +205,9 @@ def _failure_text(launch: Launch) -> str:
     failure = launch.failure
     if failure is None:
         return "no failure was recorded"
+    whose = f" ({failure.out_of})" if failure.out_of else ""
     stage = f" during {failure.stage}" if failure.stage else ""
-    return f"{failure.reason}{stage}: {failure.message}" + (f" ({failure.hint})" if failure.hint else "")
+    return f"{failure.reason}{whose}{stage}: {failure.message}" + (f" ({failure.hint})" if failure.hint else "")
 
 
 def _gate_text(objection: str, launches: Sequence[Launch]) -> str:

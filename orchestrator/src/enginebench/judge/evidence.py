@@ -95,3 +95,10 @@ def median_of(duration: Callable[[RequestTiming], float | None]) -> Callable[[La
         return float(statistics.median(values)) if values else None
 
     return of_launch
+
+
+def spoiled(launch: Launch) -> str | None:
+    """Why nothing of a launch that ended well can be averaged; None if something can."""
+    if launch.doubts:
+        return launch.doubts[0]
+    return None if not launch.ok or valid_requests(launch) else NOTHING_FREE

@@ -48,10 +48,32 @@ class MemoryCgroup:
         text = first_line(self.folder / "memory.peak")
         return int(text) if text else None
 
+    def oom_kills(self) -> int:
+        """Of its processes; 0 too where the kernel does not tell."""
+        return oom_kills_of(self.folder) or 0
+
+    def kill(self) -> None:
+        """All that is in it, at once (cgroup.kill came with Linux 5.14)."""
+        with contextlib.suppress(OSError):
+            (self.folder / "cgroup.kill").write_text("1\n")
+
     def close(self) -> None:
         """The group of a process that is gone is empty, and can be removed."""
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def oom_kills_of(folder: Path) -> int | None:
+    """Processes of a group, and of those below it, that the kernel killed because memory ran out."""
+    rows = (line.split() for line in lines_of(folder / "memory.events"))
+    return next((int(row[1]) for row in rows if row[:1] == ["oom_kill"]), None)
+
+
+def own_group(proc: Path = PROC) -> Path | None:
+    """Our group of version 2; None where none is mounted."""
+    with contextlib.suppress(NoCgroup):
+        return _candidates(proc)[0]
+    return None
 
 
 def _candidates(proc: Path) -> list[Path]:

@@ -83,6 +83,11 @@ class MemoryPass:
         device = msgspec.structs.replace(reading.device, unloaded_growth_bytes=self._device.mark())
         return msgspec.structs.replace(reading, device=device)
 
+    @property
+    def oom_kills(self) -> int:
+        """Processes of the engine's own control group that the kernel killed; 0 too where it has none."""
+        return self._cgroup.oom_kills() if self._cgroup else 0
+
     def close(self) -> None:
         """When the engine is gone."""
         if self._cgroup is not None:

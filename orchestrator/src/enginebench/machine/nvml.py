@@ -43,7 +43,6 @@ class NvmlGpu:
     def state(self) -> GpuState:
         nvml = self._library
         limit, default_limit = self._ask("PowerManagementLimit"), self._ask("PowerManagementDefaultLimit")
-        utilisation = self._ask("UtilizationRates")
         ecc, mig = self._ask("EccMode"), self._ask("MigMode")
         return GpuState(
             name=self.name,
@@ -57,7 +56,7 @@ class NvmlGpu:
             power_mw=self._ask("PowerUsage"),
             power_limit_mw=limit,
             default_power_limit_mw=default_limit,
-            utilisation_percent=None if utilisation is None else int(utilisation.gpu),
+            utilisation_percent=self.utilisation_percent(),
             compute_processes=_count(self._ask("ComputeRunningProcesses")),
             graphics_processes=_count(self._ask("GraphicsRunningProcesses")),
             memory_used_bytes=self._used(),
@@ -86,6 +85,10 @@ class NvmlGpu:
             return None
         listed = [*self._processes("Compute"), *self._processes("Graphics")]
         return DeviceMemory(used, {int(process.pid): process.usedGpuMemory for process in listed})
+
+    def utilisation_percent(self) -> int | None:
+        rates = self._ask("UtilizationRates")
+        return None if rates is None else int(rates.gpu)
 
     def free_bytes(self) -> int | None:
         memory = self._ask("MemoryInfo")

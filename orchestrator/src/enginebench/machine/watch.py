@@ -57,6 +57,17 @@ class Watch:
             time.sleep(_POLL_SECONDS)
         return Settled(time.monotonic_ns() - started, quiet)
 
+    def memory_left(self, deadline_seconds: float = SETTLE_SECONDS) -> int | None:
+        """Bytes above the baseline, and SETTLE_BYTES at least, that stay in use when an engine is gone; else None."""
+        ends = time.monotonic() + deadline_seconds
+        while (left := self._above_baseline()) is not None and left > SETTLE_BYTES and time.monotonic() < ends:
+            time.sleep(_POLL_SECONDS)
+        return left if left is not None and left > SETTLE_BYTES else None
+
+    def _above_baseline(self) -> int | None:
+        memory = self.gpu.memory() if self.gpu else None
+        return None if memory is None or self.baseline_bytes is None else memory.used_bytes - self.baseline_bytes
+
     def _is_quiet(self) -> bool:
         """What cannot be read is not waited for."""
         assert self.gpu is not None

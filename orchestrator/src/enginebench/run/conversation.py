@@ -5,13 +5,13 @@ Five kinds of launches: see `launch`. A conversation that breaks off leaves what
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids, unpack_ids
 from enginebench_protocol.messages import Event, Loaded, Progress
 from enginebench_protocol.prompts import prompt_ids
@@ -26,12 +26,11 @@ from enginebench.store.record import PROBE_PREFILL, LoadedFacts, Phase, Request
 from . import energy_pass
 from .answer import WrongOutput, recorded
 from .order import LaunchOrder
-from .overheard import stream_of
 from .process import ChildProcess
 from .repeated import ask_again
+from .vigil import watched
 
 Say = Callable[[str], None]
-HELLO_SECONDS = 180.0
 PROFILED_TOKENS = 16
 """A trace of more says nothing new, and takes long to open."""
 CHECK_REQUESTS = 2
@@ -55,22 +54,29 @@ class Conversation:
     ) -> None:
         self.order, self.child, self.scratch, self.say = order, child, scratch, say
         self.watch, self.memory = watch, memory
-        self.client = Client(stream_of(child.read_fd, child.write_fd, order.tell))
-        self.stage = "hello"
+        gpu = order.watch.gpu if order.watch is not None else None
+        self.client, self.vigil = watched(child, order.limits, order.silence_seconds, gpu, order.tell)
         self.facts: dict[str, Any] = {}
         self.requests: list[Request] = []
 
     def hold(self, nonce: str) -> None:
         """All of it."""
-        hello = self.client.hello(self.order.case.engine, nonce, HELLO_SECONDS)
+        self.vigil.enter("hello")
+        hello = self.client.hello(self.order.case.engine, nonce, self.order.silence_seconds)
         self.facts["interpreter_ns"] = hello.t_begin_ns - self.child.started_ns if hello.t_begin_ns else None
         self.facts["startup_ns"] = time.perf_counter_ns() - self.child.started_ns
         {"check": self._check, "energy": self._energy, "profile": self._profile}.get(self.order.kind, self._timed)()
-        self.stage = "shutdown"
+        self.vigil.enter("unload")
         self.client.unload(self.order.silence_seconds)
         if self.memory is not None:
             self.facts["memory"] = self.memory.after_unload(self.facts["memory"])
+        self.vigil.enter("shutdown")
         self.client.shutdown(self.order.silence_seconds)
+
+    @property
+    def stage(self) -> str:
+        """The state that the launch has come to."""
+        return self.vigil.stage
 
     def _check(self) -> None:
         assert self.memory is not None
@@ -80,13 +86,12 @@ class Conversation:
             for iteration in range(CHECK_REQUESTS):
                 self.say(f"first requests {iteration + 1}/{CHECK_REQUESTS}")
                 self._request(iteration, "warm-up")
-        self.stage = "memory"
+        self.vigil.enter("memory")
         self.facts["memory"] = self.memory.reading(self.client.memory(self.order.silence_seconds))
-        self.stage = "repeat"
-        ask_again(self.requests[-1], lambda iteration, repeat: self._request(iteration, "warm-up", repeat))
+        ask_again(self.requests[-1], lambda iteration, repeat: self._request(iteration, "warm-up", repeat, "repeat"))
         if self.order.probe is not None:
             self.say("fidelity probe")
-            self.stage = "score"
+            self.vigil.enter("score")
             scored = self.client.score(self.order.probe, PROBE_PREFILL, self.order.silence_seconds)
             self.facts["logits"] = (scored.path, scored.sha256, scored.n_rows)
 
@@ -124,7 +129,7 @@ class Conversation:
 
         def ask(iteration: int, count: int) -> None:
             self.say(f"energy: request {iteration + 1}")
-            self.stage = f"energy request {iteration + 1}"
+            self.vigil.enter(f"energy request {iteration + 1}")
             prompt = self._prompt(iteration, n_sent)
             generated, received = self.client.generate(prompt, count, self.order.silence_seconds)
             recorded(generated, received, prompt, count, iteration, "measured")
@@ -146,7 +151,7 @@ class Conversation:
             with timeline.span("first request"):
                 self._request(0, "warm-up")
             self.say("profiled request")
-            self.stage = "profile"
+            self.vigil.enter("profile")
             prompt = self._prompt(1, n_sent)
             with timeline.span("profiled request"):
                 profiled = self.client.profile(prompt, min(n_gen, PROFILED_TOKENS), self.order.silence_seconds)
@@ -157,10 +162,11 @@ class Conversation:
         timeline.write(folder / profiles.MEMORY)
 
     def _load(self) -> None:
-        self.stage = "load"
+        self.vigil.enter("load")
         self.say("loading")
 
         def on_event(event: Event) -> None:
+            self.vigil.heard()
             if isinstance(event, Progress):
                 self.say(f"loading: {event.stage} {event.fraction:.0%}")
 
@@ -181,8 +187,8 @@ class Conversation:
         self.facts["load_ns"] = time.perf_counter_ns() - sent_ns
         self.facts["loaded"] = loaded_facts(loaded)
 
-    def _request(self, iteration: int, phase: Phase, repeat: bool = False) -> Request:
-        self.stage = f"request {iteration + 1}"
+    def _request(self, iteration: int, phase: Phase, repeat: bool = False, stage: str = "") -> Request:
+        self.vigil.enter(stage or f"request {iteration + 1}", self._usual_seconds(phase))
         n_sent, n_gen = self.order.case.workload.tokens_of(phase)
         prompt = self._prompt(iteration, n_sent)
         generated, received = self.client.generate(prompt, n_gen, self.order.silence_seconds)
@@ -194,6 +200,11 @@ class Conversation:
             self.facts["cold_start_ns"] = first_token_ns - self.child.started_ns
         self.requests.append(request)
         return request
+
+    def _usual_seconds(self, phase: Phase) -> float | None:
+        """Of a measured request: what those before it took, the median. A warm-up may compile."""
+        durations = [request.t_token_ns[-1] for request in self.requests]
+        return statistics.median(durations) / 1e9 if phase == "measured" and durations else None
 
     def _prompt(self, iteration: int, n_sent: int) -> bytes:
         return pack_ids(prompt_ids(self.order.seed, iteration, n_sent, self.facts["loaded"].vocab_size))

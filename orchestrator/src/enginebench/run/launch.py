@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,19 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enginebench_protocol.errors import EngineFailure, ProtocolError
+from enginebench_protocol.errors import EngineFailure, ProtocolError, StreamClosed, Truncated
 
 from enginebench.machine.gates import doubts
 from enginebench.machine.memory_pass import MemoryPass
+from enginebench.machine.oom import OomKills
 from enginebench.machine.watch import LaunchWatch
 from enginebench.store.record import Failure, FidelityReading, Kind, Launch, LoadedFacts, Request
 from enginebench.workspace.environment import Interpreter
 
 from .answer import WrongOutput
 from .conversation import Conversation, Say
-from .failure import failure_of
+from .failure import Scene, failure_of
 from .order import LaunchOrder
-from .process import ChildProcess, Watchdog
+from .process import ChildProcess, Ending, Watchdog
+from .vigil import Hang
 
 Judge = Callable[[Path, str, int, LoadedFacts], FidelityReading]
 """judge(logits.npy, sha256, n_rows, what was loaded)"""
@@ -42,6 +45,7 @@ class _Found:
     facts: dict[str, Any] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     failure: Failure | None = None
+    remains: list[str] = field(default_factory=list)
 
 
 def run_launch(
@@ -64,6 +68,7 @@ def run_launch(
         requests=found.requests,
         **_around(watch, order.kind),
         start_state=order.start_state,
+        remains=found.remains,
         **found.facts,
     )
 
@@ -86,8 +91,9 @@ def _attempt(
 ) -> _Found:
     nonce = secrets.token_hex(16)
     environment = {**interpreter.environment, "TMPDIR": str(scratch)}
+    command, kills = interpreter.command(order.module, nonce), OomKills.read()
     try:
-        child = ChildProcess(interpreter.command(order.module, nonce), environment, scratch, watchdog, order.tell)
+        child = ChildProcess(command, environment, scratch, watchdog, order.tell, order.limits.ladder)
     except OSError as not_started:
         return _Found(failure=Failure(reason="spawn-failed", message=str(not_started), stage="spawn"))
     memory = MemoryPass(child.pid, order.watch) if order.kind == "check" else None
@@ -98,15 +104,38 @@ def _attempt(
     except (ProtocolError, EngineFailure, WrongOutput) as caught:
         error = caught
     finally:
-        exit_code = child.close(grace=0.2 if error else 5.0)
+        ending = _closed(child, order, error)
+        oom_killed = _oom_killed(kills, ending, memory)
         if memory is not None:
             memory.close()
-    found = _Found(conversation.facts, conversation.requests)
+    found = _Found(conversation.facts, conversation.requests, remains=[*ending.remains, *_device_remains(order)])
     logits = found.facts.pop("logits", None)
     if error is not None:
-        found.failure = failure_of(error, conversation.stage, exit_code, child.last_lines())
+        scene = Scene(conversation.stage, ending, child.last_lines(), order.device, oom_killed)
+        found.failure = failure_of(error, scene)
     elif judge is not None and logits is not None:
         say("comparing logits with the float32 reference")
         path, sha256, n_rows = logits
         found.facts["fidelity"] = judge(Path(path), sha256, n_rows, found.facts["loaded"])
     return found
+
+
+def _closed(child: ChildProcess, order: LaunchOrder, error: Exception | None) -> Ending:
+    """A process whose stream has ended is given the time to end too; one that hangs says where."""
+    ladder = order.limits.ladder
+    if isinstance(error, (StreamClosed, Truncated)):
+        child.wait(order.limits.death)
+    child.close(ladder.grace if error is None else ladder.broken_grace, stack=isinstance(error, Hang))
+    assert child.ending is not None
+    return child.ending
+
+
+def _oom_killed(before: OomKills, ending: Ending, memory: MemoryPass | None) -> bool:
+    by_sigkill = ending.by_itself and ending.code == -signal.SIGKILL
+    of_launch = memory is not None and memory.oom_kills > 0
+    return of_launch or OomKills.read().killed_since(before, by_sigkill)
+
+
+def _device_remains(order: LaunchOrder) -> list[str]:
+    left = order.watch.memory_left() if order.watch is not None else None
+    return [f"{left / 2**20:.0f} MiB of the GPU's memory"] if left else []

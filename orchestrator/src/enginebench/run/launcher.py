@@ -42,6 +42,10 @@ from .process import Watchdog
 from .progress import ProgressBar
 
 
+class TaintedMachine(Exception):
+    """A launch left something behind that cannot be removed: nothing may be timed any more."""
+
+
 @dataclass
 class Launcher:
     """Every launch is journalled when it returns, and kept in `launches`."""
@@ -70,7 +74,7 @@ class Launcher:
     weights: ReferenceWeights = field(default_factory=ReferenceWeights)
 
     def launch(self, case: Case, kind: Kind, block: int, number: int, fit: Fit) -> Launch:
-        """`number`: its place in the block. `fit`: how many requests it has."""
+        """`number`: its place in the block. `fit`: how many requests it has. Raises TaintedMachine."""
         info, model = self.infos[case.id], self.models[case.model]
         judged = kind == "check" and info.role == "engine"
         order = LaunchOrder(
@@ -109,7 +113,13 @@ class Launcher:
         self.launches.append(launch)
         if launch.failure is not None:
             self.bar.note(f"{self.shown(case)}: {launch.failure.reason}: {launch.failure.message}")
+        if launch.remains:
+            raise TaintedMachine(f"{self.shown(case)} left behind {', '.join(launch.remains)}")
         return launch
+
+    def of_case(self, case: Case) -> list[Launch]:
+        """The launches of a case so far."""
+        return [launch for launch in self.launches if launch.case.id == case.id]
 
     def _with_greedy(self, launch: Launch, model: Model, folder: Path) -> Launch:
         """Of weights that are not the model's nothing counts: the gate says so for a check, a doubt for the others."""

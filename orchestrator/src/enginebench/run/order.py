@@ -10,6 +10,8 @@ from enginebench.machine.energy import Meter
 from enginebench.machine.watch import Watch
 from enginebench.store.record import Case, Kind, StartState
 
+from .limits import Limits
+
 
 @dataclass(frozen=True)
 class LaunchOrder:
@@ -28,7 +30,7 @@ class LaunchOrder:
     warmup: int
     iterations: int
     silence_seconds: float
-    """The longest an engine may stay silent before it counts as hung."""
+    """The longest an engine may take for an answer, however alive it seems."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Settings that only this engine has."""
     probe: list[int] | None = None
@@ -43,3 +45,4 @@ class LaunchOrder:
     """Hears every frame and every line of stderr; None: nobody does."""
     profile_folder: Path | None = None
     """Where a profile launch leaves its traces."""
+    limits: Limits = field(default_factory=Limits)

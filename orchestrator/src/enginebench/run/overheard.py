@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
-from enginebench_protocol.framing import FrameStream
+from enginebench_protocol.framing import FrameStream, Wait
 from enginebench_protocol.messages import DATA_FRAME_BYTES
 
 from .process import printable
@@ -18,8 +18,8 @@ LONGEST = 400
 class OverheardStream(FrameStream):
     """Tells of each frame after it has passed."""
 
-    def __init__(self, read_fd: int, write_fd: int, tell: Tell) -> None:
-        super().__init__(read_fd, write_fd)
+    def __init__(self, read_fd: int, write_fd: int, tell: Tell, wait: Wait | None = None) -> None:
+        super().__init__(read_fd, write_fd, wait)
         self._tell = tell
 
     def receive(self, cap_bytes: int = DATA_FRAME_BYTES, timeout: float | None = None) -> bytes:
@@ -32,8 +32,8 @@ class OverheardStream(FrameStream):
         self._tell(f"       < {shown(payload)}")
 
 
-def stream_of(read_fd: int, write_fd: int, tell: Tell | None) -> FrameStream:
-    return FrameStream(read_fd, write_fd) if tell is None else OverheardStream(read_fd, write_fd, tell)
+def stream_of(read_fd: int, write_fd: int, tell: Tell | None, wait: Wait | None = None) -> FrameStream:
+    return FrameStream(read_fd, write_fd, wait) if tell is None else OverheardStream(read_fd, write_fd, tell, wait)
 
 
 def shown(payload: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from enginebench_protocol.host import cache_folder, default_device
 
 from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge.assemble import CaseFacts, assemble
-from enginebench.judge.evidence import NOTHING_FREE, valid_requests
+from enginebench.judge.evidence import spoiled
+from enginebench.judge.giving_up import given_up
 from enginebench.judge.stopping import Look, look
 from enginebench.judge.verdicts import Candidate, decode_times
 from enginebench.machine import facts as machine
@@ -46,7 +47,7 @@ from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
 from enginebench.workspace.selection import Selection, selected
 
-from .launcher import Launcher
+from .launcher import Launcher, TaintedMachine
 from .model import Model
 from .process import Watchdog, become_subreaper
 from .progress import ProgressBar
@@ -147,6 +148,8 @@ class Run:
                 self._launch_all()
             except KeyboardInterrupt:
                 self.left_out.append("the rest: interrupted")
+            except TaintedMachine as tainted:
+                self.left_out.append(f"the rest: {tainted}")
             finally:
                 watchdog.close()
         facts = {**facts, "noise_before": before, "noise_after": noise()}
@@ -196,9 +199,13 @@ class Run:
         self.fit = self._fit(list(costs.values()), started)
         self.left_out += self.fit.left_out
         self._timed_blocks(costs, started)
-        self._energy_pass([case for case in runnable if case.id in costs])
+        self._energy_pass(self._standing(case for case in runnable if case.id in costs))
         self._cold_blocks(costs, started)
-        self._profile_pass([case for case in runnable if case.id in costs])
+        self._profile_pass(self._standing(case for case in runnable if case.id in costs))
+
+    def _standing(self, cases: Iterable[Case]) -> list[Case]:
+        """Without those that are given up."""
+        return [case for case in cases if given_up(self.launcher.of_case(case)) is None]
 
     def _fit(self, costs: list[Cost], started: float) -> Fit:
         budget = self.request.preset.time_budget_seconds
@@ -211,7 +218,7 @@ class Run:
         budget = self.request.preset.time_budget_seconds
         number = 0
         while number < self.fit.launches:
-            block = [case for case in self.plan.block(number) if case.id in costs]
+            block = self._standing(case for case in self.plan.block(number) if case.id in costs)
             expected_end = time.monotonic() - started + sum(per_case.values())
             if number > 0 and budget is not None and expected_end > budget:
                 self._end_of_budget(number)
@@ -241,12 +248,7 @@ class Run:
         if preset.stopping is None or self.fit.launches < preset.launches:
             return
         candidates = [
-            Candidate(
-                case,
-                self.infos[case.id].role,
-                [launch for launch in self.launcher.launches if launch.case.id == case.id],
-                fair=self.request.fair,
-            )
+            Candidate(case, self.infos[case.id].role, self.launcher.of_case(case), fair=self.request.fair)
             for case in self.plan.cases
             if case.id in costs
         ]
@@ -285,7 +287,7 @@ class Run:
             if budget is not None and time.monotonic() - started + block_seconds > budget:
                 self.left_out.append(f"{wanted - number} of {wanted} disk-cold launches per case")
                 return
-            block = [case for case in self.plan.block(self.fit.launches + number) if case.id in costs]
+            block = self._standing(case for case in self.plan.block(self.fit.launches + number) if case.id in costs)
             for order, case in enumerate(block):
                 self.bar.begin(f"disk-cold {number + 1}/{wanted}  {self.launcher.shown(case)}", order, len(block))
                 self._launch(case, "cold", number, order)
@@ -390,10 +392,3 @@ def _workload_facts(workload: Workload) -> dict[str, Any]:
         "batch_size": workload.batch_size,
         "n_ctx": workload.n_ctx,
     }
-
-
-def spoiled(launch: Launch) -> str | None:
-    """Why nothing of a launch that ended well can be averaged; None if something can."""
-    if launch.doubts:
-        return launch.doubts[0]
-    return None if not launch.ok or valid_requests(launch) else NOTHING_FREE

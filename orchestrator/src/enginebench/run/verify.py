@@ -14,7 +14,6 @@ from enginebench_models.reference_cache import reference_choices, reference_logi
 from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids, unpack_ids
 from enginebench_protocol.errors import EngineFailure, ProtocolError
-from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Loaded
 
 from enginebench.judge.fidelity_gate import BadLogits, read_logits
@@ -23,8 +22,9 @@ from enginebench.judge.reference_weights import BadWeights, ReferenceWeights, So
 from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL
 from enginebench.workspace.environment import Interpreter
 
-from .conversation import HELLO_SECONDS
+from .limits import Limits
 from .process import ChildProcess
+from .vigil import Vigil, watched
 
 Say = Callable[[str], None]
 
@@ -54,25 +54,30 @@ def verify(order: VerifyOrder, checkpoint: Checkpoint, interpreter: Interpreter)
     nonce = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
         environment = {**interpreter.environment, "TMPDIR": scratch}
-        child = ChildProcess(interpreter.command(order.module, nonce), environment, Path(scratch), None)
         try:
-            client = Client(FrameStream(child.read_fd, child.write_fd))
-            client.hello(order.engine, nonce, HELLO_SECONDS)
-            return _climbed(order, checkpoint, client, Path(scratch))
+            child = ChildProcess(interpreter.command(order.module, nonce), environment, Path(scratch), None)
+        except OSError as not_started:
+            raise Unverified(str(not_started)) from None
+        try:
+            client, vigil = watched(child, Limits(), order.silence_seconds)
+            vigil.enter("hello")
+            client.hello(order.engine, nonce, order.silence_seconds)
+            return _climbed(order, checkpoint, client, vigil, Path(scratch))
         except (ProtocolError, EngineFailure, BadLogits, BadWeights) as error:
             raise Unverified(str(error)) from None
         finally:
             child.close(grace=1.0)
 
 
-def _climbed(order: VerifyOrder, checkpoint: Checkpoint, client: Client, scratch: Path) -> list[Rung]:
+def _climbed(order: VerifyOrder, checkpoint: Checkpoint, client: Client, vigil: Vigil, scratch: Path) -> list[Rung]:
+    vigil.enter("load")
     loaded = _load(order, client, scratch)
     vocab, length = checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE
     sequences = [probe_ids(vocab, length, seed) for seed in range(order.n_sequences)]
     weights = ReferenceWeights().of(checkpoint, loaded.weights_path, order.cache)
-    scored = [_scored(ids, order, weights, client, loaded.precision) for ids in sequences]
-    answers = [_answer(ids, order, client) for ids in sequences]
-    again = _answer(sequences[-1], order, client)
+    scored = [_scored(ids, order, weights, client, vigil, loaded.precision) for ids in sequences]
+    answers = [_answer(ids, order, client, vigil) for ids in sequences]
+    again = _answer(sequences[-1], order, client, vigil)
     choices = [
         reference_choices(weights, ids[:PROBE_PREFILL], answer, precision=loaded.precision)
         for ids, answer in zip(sequences, answers, strict=True)
@@ -96,13 +101,17 @@ def _load(order: VerifyOrder, client: Client, scratch: Path) -> Loaded:
     )
 
 
-def _scored(ids: list[int], order: VerifyOrder, weights: Source, client: Client, precision: str) -> Scored:
+def _scored(
+    ids: list[int], order: VerifyOrder, weights: Source, client: Client, vigil: Vigil, precision: str
+) -> Scored:
+    vigil.enter("score")
     told = client.score(ids, PROBE_PREFILL, order.silence_seconds)
     candidate = read_logits(Path(told.path), told.sha256, (PROBE_DECODE + 1, weights.config.vocab_size))
     reference = reference_logits(weights, ids, PROBE_PREFILL, precision=precision)
     return Scored(reference, candidate.copy(), ids[PROBE_PREFILL:])
 
 
-def _answer(ids: Sequence[int], order: VerifyOrder, client: Client) -> list[int]:
+def _answer(ids: Sequence[int], order: VerifyOrder, client: Client, vigil: Vigil) -> list[int]:
+    vigil.enter("request")
     generated, _ = client.generate(pack_ids(ids[:PROBE_PREFILL]), order.n_greedy, order.silence_seconds)
     return list(unpack_ids(generated.tokens))

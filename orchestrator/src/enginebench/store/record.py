@@ -20,16 +20,21 @@ DEPTH_REQUESTS = 4
 FailureReason = Literal[
     "spawn-failed",
     "hello-timeout",
+    "handshake",
     "protocol-error",
+    "truncated",
+    "closed",
     "exit",
     "signal",
     "out-of-memory",
     "hang",
+    "deadline",
     "unsupported",
     "engine-failure",
     "wrong-output",
     "interrupted",
 ]
+"""What each means: results/SCHEMA.md."""
 
 
 CLOCKS_DISAGREE = "engine's and parent's clocks disagree"
@@ -280,9 +285,17 @@ class Failure(Record, frozen=True):
     hint: str = ""
     detail: str = ""
     stage: str = ""
+    """The state of the launch: spawn, hello, load, request N, energy request N, memory, repeat, score, profile, unload,
+    shutdown."""
     exit_code: int | None = None
+    """Of a process that ended by itself."""
     signal: int | None = None
+    """That ended it, sent by nobody of ours."""
     stderr_tail: list[str] = []
+    out_of: Literal["", "host", "device"] = ""
+    """Whose memory: of `out-of-memory` only."""
+    ended_with: str = ""
+    """The signal of ours that it took to end the process; empty: none."""
 
 
 class StartState(Record, frozen=True):
@@ -331,6 +344,8 @@ class Launch(Record, frozen=True):
     doubts: list[str] = []
     """Recorded causes that make the whole launch invalid; empty means valid."""
     start_state: StartState | None = None
+    remains: list[str] = []
+    """What of it could not be removed: a process, memory of the GPU. Nothing is timed on this machine after it."""
     disk_read_bytes: int | None = None
     """Of a cold launch: what its processes had from the disk until the last request, by /proc/PID/io."""
 
