@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +77,7 @@ class Wayward(Engine):
 if __name__ == "__main__":
     run("wayward:Wayward")
 """
-LIMITS = Limits(stall=0.6, death=1.0, ladder=Ladder(grace=2.0, broken_grace=0.05, term=1.0, abort=1.0))
+LIMITS = Limits(stall=1.2, death=1.0, ladder=Ladder(grace=2.0, broken_grace=0.05, term=1.0, abort=1.0))
 Launched = Callable[..., Launch]
 
 
@@ -127,10 +128,10 @@ def test_a_hang_is_found_by_its_lack_of_life_and_says_where_it_stands(launched: 
 
 
 def test_one_that_computes_may_do_so_until_its_deadline(launched: Launched) -> None:
-    failure = launched("compute", silence=2.0).failure
+    failure = launched("compute", silence=3.0, limits=replace(LIMITS, stall=3.0)).failure
     assert failure is not None
     assert (failure.reason, failure.stage) == ("deadline", "request 1")
-    assert "2 s" in failure.message
+    assert "3 s" in failure.message
 
 
 def test_a_process_whose_children_hold_its_stream_has_ended_all_the_same(launched: Launched) -> None:

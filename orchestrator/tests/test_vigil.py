@@ -55,7 +55,7 @@ def engine() -> Iterator[Engine]:
 
 
 def computing() -> Signs:
-    return Signs(time.monotonic_ns(), 0)
+    return Signs(4 * time.monotonic_ns(), 0)
 
 
 def test_a_frame_that_comes_soon_is_waited_for_without_a_look(engine: Engine) -> None:
@@ -109,6 +109,14 @@ def test_one_that_sleeps_when_the_silence_is_over_hangs(engine: Engine) -> None:
         stream.receive(timeout=STALL / 2)
 
 
+def test_one_that_computed_and_sleeps_when_its_time_is_over_hangs(engine: Engine) -> None:
+    """Asked at the deadline is whether it still does something, not whether it once did."""
+    steps = itertools.chain([0, 10**9], itertools.repeat(10**9))
+    stream, _ = engine.vigil_of(lambda: Signs(next(steps), 0), silence=STALL)
+    with pytest.raises(Hang):
+        stream.receive(timeout=STALL)
+
+
 def test_a_byte_now_and_then_does_not_prolong_a_frame(engine: Engine) -> None:
     stream, _ = engine.vigil_of(silence=2 * STALL)
     payload = iter(framed(b"x" * 100))
@@ -120,9 +128,10 @@ def test_a_byte_now_and_then_does_not_prolong_a_frame(engine: Engine) -> None:
 
     thread = threading.Thread(target=drip)
     thread.start()
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded) as caught:
         stream.receive(timeout=2 * STALL)
     thread.join()
+    assert not isinstance(caught.value, Hang)  # bytes are a sign of life
 
 
 def test_progress_without_end_is_not_waited_for_for_ever(engine: Engine) -> None:

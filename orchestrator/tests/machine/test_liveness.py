@@ -42,6 +42,11 @@ def test_a_gpu_that_works_is_a_sign(tmp_path: Path) -> None:
     assert read_signs([], gpu, tmp_path).gpu_percent == 37
 
 
+def test_a_tick_or_two_are_nothing() -> None:
+    assert not alive(Signs(0, 0), Signs(40_000_000, 0), 0.5)
+    assert alive(Signs(0, 0), Signs(50_000_000, 0), 0.5)
+
+
 @pytest.mark.parametrize(
     ("now", "expected"),
     [

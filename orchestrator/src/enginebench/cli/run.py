@@ -83,7 +83,7 @@ def run(
         bool, typer.Option("--profile", help="one more launch each, under the engine's profiler")
     ] = False,
     debug: DebugOption = False,
-    silence: Annotated[float, typer.Option(min=1, help="seconds an engine may take for an answer before it is killed")] = 1800.0,
+    silence: Annotated[float, typer.Option(min=1, help="seconds an answer may take before the kill")] = 1800.0,
     option: Annotated[list[str] | None, typer.Option(help="ENGINE.NAME=VALUE: a setting that only it has")] = None,
     ollama_host: Annotated[str | None, typer.Option(help="short for --option ollama.host=…")] = None,
 ) -> None:

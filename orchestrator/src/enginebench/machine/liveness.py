@@ -15,6 +15,8 @@ from .nvml import NvmlGpu
 
 LEAST_CPU_SHARE = 0.01
 """Of the time between two looks: less is a thread that wakes up to see that there is nothing to do."""
+LEAST_CPU_NS = 50_000_000
+"""At least: the kernel tells it in ticks of 10 ms, so that one tick more may be nothing at all."""
 LEAST_READ_RATE = 64 * 1024
 """Bytes per second, likewise."""
 
@@ -42,7 +44,7 @@ def read_signs(pids: Iterable[int], gpu: NvmlGpu | None = None, proc: Path = PRO
 def alive(before: Signs, now: Signs, seconds: float) -> bool:
     """Whether something was done in the `seconds` between two looks. A process that left the tree is a sign too."""
     return (
-        abs(now.cpu_ns - before.cpu_ns) >= LEAST_CPU_SHARE * seconds * 1e9
+        abs(now.cpu_ns - before.cpu_ns) >= max(LEAST_CPU_NS, LEAST_CPU_SHARE * seconds * 1e9)
         or abs(now.read_bytes - before.read_bytes) >= LEAST_READ_RATE * seconds
         or bool(now.gpu_percent)
     )

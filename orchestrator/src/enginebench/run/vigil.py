@@ -73,9 +73,10 @@ class Vigil:
             if self._is_ready(poll, fd, max(0.0, until - now)):
                 return
             signs, now = self._look(), time.monotonic()
-            if seen is not None and alive(seen, signs, now - looked_at):
+            lives = seen is not None and alive(seen, signs, now - looked_at)
+            if lives:
                 alive_at = now
-            if now - alive_at >= self._limit.stall:
+            if now - alive_at >= self._limit.stall or (now >= ends and seen is not None and not lives):
                 raise Hang(f"{what}: no frame, no processor time, nothing read for {now - alive_at:.0f} s")
             if now >= ends:
                 raise DeadlineExceeded(_late(what, self._limit.deadline if ends == self._ends else self._silence))
