@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 from enginebench.chat.conversation import Conversation, room_for_answer
-from enginebench.chat.detokeniser import Detokeniser, for_terminal
+from enginebench.chat.detokeniser import Detokeniser
 from enginebench.errors import UsageError
+from enginebench.plain_text import for_terminal
 from enginebench_models.errors import InvalidModel
 
 SMILE = "\N{SLIGHTLY SMILING FACE}".encode()

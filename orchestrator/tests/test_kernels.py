@@ -77,7 +77,7 @@ def test_files_of_the_scratch_folder_are_kept(tmp_path: Path) -> None:
     assert (folder / "trace.json").read_text() == "{}"
 
 
-@pytest.mark.parametrize("name", ["../trace.json", "a/b", "", ".hidden", "Trace.json", "x" * 65, "/etc/x"])
+@pytest.mark.parametrize("name", ["../trace.json", "a/b", "", ".hidden", "t" * 202, "/etc/x", "nul.json"])
 def test_a_name_with_a_folder_or_odd_letters_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "t.json").write_text("{}")
     with pytest.raises(profiles.BadProfile, match="calls a file"):
@@ -91,5 +91,5 @@ def test_a_file_from_elsewhere_a_link_or_a_folder_is_refused(tmp_path: Path) -> 
     secret.write_text("x")
     (scratch / "link").symlink_to(secret)
     for path in (secret, scratch / "link", scratch, scratch / "none", scratch / ".." / "secret"):
-        with pytest.raises(profiles.BadProfile, match="not a file in the launch's own folder"):
+        with pytest.raises(profiles.BadProfile, match=r"outside its own folder|not there|no regular file"):
             profiles.keep({"trace.json": str(path)}, scratch, tmp_path / "run")

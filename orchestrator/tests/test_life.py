@@ -21,7 +21,7 @@ from enginebench.run.launch import run_launch
 from enginebench.run.launcher import Launcher, TaintedMachine
 from enginebench.run.limits import Ladder, Limits
 from enginebench.run.order import LaunchOrder
-from enginebench.run.process import engine_environment
+from enginebench.run.passed_on import engine_environment
 from enginebench.store.record import Launch
 from enginebench.workspace.environment import Interpreter
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from enginebench.plain_text import printable
 from enginebench.run import process
 from enginebench.run.limits import Ladder
-from enginebench.run.process import ChildProcess, Watchdog, engine_environment, printable
+from enginebench.run.passed_on import engine_environment
+from enginebench.run.process import ChildProcess, Watchdog
 
 PYTHON = [sys.executable, "-I", "-c"]
 QUICK = Ladder(grace=0.1, term=0.3, abort=0.3)

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enginebench.run.process import ChildProcess, engine_environment
+from enginebench.run.passed_on import engine_environment
+from enginebench.run.process import ChildProcess
 from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids, unpack_times
 from enginebench_protocol.errors import ProtocolError

@@ -7,6 +7,7 @@ it is needed; it finds and sends the token of an account itself: nothing here re
 
 import errno
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from enginebench_models.errors import DownloadFailed, NoRoom
 
 LIST_SECONDS = 30.0
 DENIED = (401, 403)
+COMMIT = re.compile(r"[0-9a-f]{40}")
 LATER = "What has arrived is kept: the same command goes on from there."
 WITHOUT = (
     "Without a network: copy the files here and give --model their path (a GGUF file, or a safetensors directory), or "
@@ -55,7 +57,7 @@ def listing(repository: str, revision: str | None, endpoint: str | None = None, 
         each.rfilename: RemoteFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else None, each.blob_id)
         for each in found.siblings or []
     }
-    if not found.sha:
+    if found.sha is None or not COMMIT.fullmatch(found.sha):  # it becomes part of a folder's name
         raise DownloadFailed(f"The hub names no commit of {repository}: it cannot be pinned.")
     return Listing(repository, found.sha, files)
 

@@ -21,7 +21,10 @@ PICKLED = {
         "Meta's original checkpoint",
         "convert it with transformers' convert_llama_weights_to_hf.py",
     ),
-    "pytorch_model*.bin": ("weights as PyTorch pickles them", "save the model again as safetensors"),
+    **dict.fromkeys(
+        ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"),
+        ("weights as PyTorch pickles them", "save the model again as safetensors"),
+    ),
 }
 
 

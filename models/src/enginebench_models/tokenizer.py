@@ -1,7 +1,7 @@
 """Text to token ids and back, and chat messages to a prompt, from whatever the checkpoint brings.
 
-Byte-level BPE through the `tokenizers` library. Chat templates are programs from a file of unknown origin:
-they run in jinja2's immutable sandbox, without a clock, so the same messages give the same prompt.
+Byte-level BPE through the `tokenizers` library. Chat templates are programs from a file of unknown origin: they run
+in a process of their own (chat_template.py).
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
+from enginebench_models.chat_template import rendered
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.errors import InvalidModel, TokenizerMissing
 from enginebench_models.files import read_json
@@ -79,33 +80,17 @@ class Tokenizer:
         return bytes_of_symbols() if is_of_bytes else {}
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt text for messages of {role, content}. Raises TokenizerMissing without a chat template."""
+        """The prompt text for messages of {role, content}.
+
+        Raises TokenizerMissing without a chat template, InvalidModel for one that fails.
+        """
         if self.chat_template is None:
             raise TokenizerMissing("This model has no chat template. Use an Instruct model, or a plain prompt.")
-        return render(self.chat_template, messages, self._text(self.bos), self._text(self.eos[0] if self.eos else None))
+        eos = self._text(self.eos[0] if self.eos else None)
+        return rendered(self.chat_template, messages, self._text(self.bos), eos)
 
     def _text(self, token: int | None) -> str:
         return "" if token is None else str(self._backend.id_to_token(token))
-
-
-def render(template: str, messages: Sequence[Mapping[str, str]], bos: str, eos: str) -> str:
-    """What transformers' apply_chat_template gives with add_generation_prompt; a template's date is its default."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 - 100 ms that plain prompts need not spend
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    try:
-        compiled = environment.from_string(template)
-        return compiled.render(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True)
-    except Exception as cause:  # noqa: BLE001 - the template is a program and may raise anything
-        raise InvalidModel(f"The model's chat template failed: {cause}. Use a plain prompt.") from None
-
-
-def refuse(message: str) -> None:
-    """`raise_exception` of Hugging Face's templates."""
-    raise ValueError(message)
 
 
 def from_vocabulary(vocabulary: Vocabulary) -> Tokenizer:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from enginebench_models.confinement import confine
 from enginebench_models.errors import ModelError, ModelTypeMismatch, UnsupportedModel
 from enginebench_models.files import map_file
 from enginebench_models.gguf_check import check_gguf, check_strings
@@ -33,6 +34,7 @@ Facts = dict[str, Any]
 
 def main() -> int:
     (path,) = sys.argv[1:]
+    confine()
     limit_time()
     limit_memory({})
     found = verdict(Path(path))
@@ -102,7 +104,6 @@ def limit_memory(sizes: Mapping[Path, int]) -> None:
 
 def limit_time() -> None:
     """Wall time by a signal that Python sees; CPU time by one that ends the process, wherever it hangs."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     cpu_seconds = math.ceil(LIMIT_SECONDS) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     signal.signal(signal.SIGALRM, out_of_time)

@@ -1,8 +1,8 @@
 """What the command line tells its user.
 
-    BenchError
-    ├── UsageError          wrong input: the value and the remedy; exit code 2
-    └── UnavailableError    an engine cannot run on this machine: the reason; a row of the table, not the end of the run
+BenchError
+├── UsageError          wrong input: the value and the remedy; exit code 2
+└── UnavailableError    an engine cannot run on this machine: the reason; a row of the table, not the end of the run
 """
 
 from __future__ import annotations

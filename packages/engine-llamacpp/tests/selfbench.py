@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench import Bench, Row
-from enginebench.run.process import engine_environment
+from enginebench.run.passed_on import engine_environment
 from enginebench.workspace.environment import Interpreter
 from enginebench_protocol.host import cache_folder
 from side_by_side import Ready, started

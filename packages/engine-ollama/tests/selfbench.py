@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from bench import Bench, Row
-from enginebench.run.process import engine_environment
+from enginebench.run.passed_on import engine_environment
 
 SCRIPT = Path(__file__).with_name("bare_client.py")
 REQUESTS_PER_ROUND = 3

@@ -107,7 +107,8 @@ def main(path: str, fault: str) -> None:
         time.sleep(3600)
     Player.recording, Player.fault, Player.models = recording, fault, Path(os.environ["OLLAMA_MODELS"])
     Player.models.mkdir(parents=True, exist_ok=True)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Player) as server:
+    host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
+    with ThreadingHTTPServer((host, int(port)), Player) as server:
         print(recording.started)
         print(f'msg="Listening on 127.0.0.1:{server.server_port} (version {recording.version})"', flush=True)
         server.serve_forever()

@@ -39,7 +39,7 @@ def test_every_variable_is_one_that_vllm_or_a_library_of_it_reads() -> None:
     from vllm.envs import environment_variables
 
     ours = set(environment(Path("c")))
-    others = {"HF_HUB_OFFLINE", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"}
+    others = {"HF_HUB_OFFLINE", "GLOO_SOCKET_IFNAME", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"}
     assert ours - set(environment_variables) == others
 
 

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from . import sandbox
 from .codec import decode, encode, pack_ids, pack_times, unpack_ids
 from .engine import GREEDY, Engine, Sampling
 from .errors import EngineFailure, MessageError, ProtocolError, StreamClosed
@@ -59,6 +60,7 @@ AfterToken = Callable[[int, int], bool]
 
 def serve_process(engine: str, read_fd: int, write_fd: int, arguments: list[str], t_begin_ns: int = 0) -> int:
     """Run as a child process until shutdown. Returns the exit code."""
+    sandbox.enter()
     die_with_parent(read_fd)
     nonce = dict(pairwise(arguments)).get("--nonce", "")
     return serve(load_class(engine)(), FrameStream(read_fd, write_fd), nonce, t_begin_ns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
-from unicodedata import category
 
 PieceOf = Callable[[int], bytes]
 """The bytes of one id (enginebench_models.tokenizer.Tokenizer.piece)."""
@@ -24,8 +23,3 @@ class Detokeniser:
     def finish(self) -> str:
         """What was held back: U+FFFD where an answer ends inside a character."""
         return self._decoder.decode(b"", final=True)
-
-
-def for_terminal(text: str) -> str:
-    """Without control characters but line breaks and tabs: a model must not drive the reader's terminal."""
-    return "".join(c if c in "\n\t" or category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -12,13 +12,13 @@ from typing import TextIO
 from rich.console import Console
 
 from enginebench.errors import BenchError
+from enginebench.plain_text import for_terminal
 from enginebench.report.turn import NO_BENCHMARK, NO_TEMPLATE, answer_times, meaningless, status, tokens_of
 
 from .chat import TROUBLES, Chat
 from .columns import Columns, wide_enough
 from .commands import perform
 from .completion import line_editor
-from .detokeniser import for_terminal
 from .keyboard import Interrupt, unseen
 from .live_metrics import LiveMetrics
 from .living_engine import EngineDied
@@ -178,4 +178,4 @@ class Terminal:
 
     def _tell(self, text: str) -> None:
         if text:
-            print(text, file=self._out, flush=True)
+            print(for_terminal(text), file=self._out, flush=True)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import typer
 
 from enginebench.errors import BenchError
+from enginebench.plain_text import for_terminal
 from enginebench.workspace.discovery import discover
 
 from .group import group_of
@@ -71,11 +72,11 @@ def main() -> None:
         _obey(words)
     except BenchError as error:
         _trace(words)
-        print(f"enginebench: {error}", file=sys.stderr)
+        print(for_terminal(f"enginebench: {error}"), file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
     except Exception as error:  # noqa: BLE001 (whatever it is, its user is told in one line)
         _trace(words)
-        print(f"enginebench: {type(error).__name__}: {error} ({FAULT})", file=sys.stderr)
+        print(for_terminal(f"enginebench: {type(error).__name__}: {error} ({FAULT})"), file=sys.stderr)
         raise SystemExit(EXIT_FAULT) from None
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from enginebench.plain_text import for_terminal
+
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
 DEFAULT_MODEL = "llama3-1b"
 
@@ -30,4 +32,5 @@ WeightsOption = Annotated[Weights, typer.Option(help="auto: real files where the
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """What an engine or a file said may be in it."""
+    print(for_terminal(text), file=sys.stderr)

@@ -11,6 +11,7 @@ import typer
 
 from enginebench.machine.examination import examine
 from enginebench.machine.gates import Finding
+from enginebench.machine.sandbox import in_force
 
 from .basics import EXIT_FAILED
 
@@ -29,9 +30,11 @@ def doctor(
     """Look at everything that spoils a measurement. Exit code 1 if a run would be invalid here as things stand."""
     found = examine(seconds)
     if output is Form.json:
-        print(json.dumps({"gates": [as_row(finding) for finding in found]}, indent=2))
+        told = {"gates": [as_row(finding) for finding in found], "sandbox": in_force()}
+        print(json.dumps(told, indent=2))
     else:
         print("\n".join(line for finding in found for line in as_lines(finding)))
+        print("\n".join(f"{'':<19} {'sandbox':<21} {who}: {what}" for who, what in in_force().items()))
         print(_tally(found), file=sys.stderr)
     if any(finding.state == "invalid" for finding in found):
         raise typer.Exit(EXIT_FAILED)

@@ -11,10 +11,10 @@ from enginebench_protocol.errors import EngineFailure
 
 from enginebench.chat.beginning import process_began_ns
 from enginebench.chat.choice import Choice, choose
-from enginebench.chat.detokeniser import for_terminal
 from enginebench.chat.living_engine import EngineDied, started
 from enginebench.chat.settings import DEFAULT_N_GEN, DEFAULT_TEMPERATURE, Settings
 from enginebench.errors import UsageError
+from enginebench.plain_text import for_terminal
 from enginebench.report.turn import NO_TEMPLATE, meaningless
 
 from . import talking

@@ -89,7 +89,7 @@ class Bar:
         self.console = Console(stderr=True)
         self._file = ""
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),

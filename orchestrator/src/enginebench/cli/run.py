@@ -13,6 +13,7 @@ from enginebench_protocol.host import default_device, default_threads
 from enginebench.errors import UsageError, unknown
 from enginebench.judge.plain_case import is_spoiled
 from enginebench.judge.rows import rows_of
+from enginebench.plain_text import printable
 from enginebench.plan import plan as planning
 from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
 from enginebench.plan.workload import counts, named
@@ -131,7 +132,7 @@ def run(
             able, reasons = able_here(chosen, request.device, request.options)
             print_plan(plan_of(request, able, found), configs, request.device)
             for label, reason in reasons.items():
-                print(f"unavailable: {label}: {reason}")
+                print(printable(f"unavailable: {label}: {reason}"))
             return
         session = Run(request, chosen, found, bar)
         path = session.execute()

@@ -13,6 +13,7 @@ from enginebench.chat.living_engine import EngineDied, Say
 from enginebench.chat.settings import DEFAULT_N_CTX, Settings
 from enginebench.errors import UsageError
 from enginebench.machine.devices import device_count
+from enginebench.plain_text import printable
 from enginebench.plan.sharding import check_devices
 
 from .basics import Device, Weights, say
@@ -81,7 +82,7 @@ def progress() -> Say:
         return lambda text: say(text) if text.startswith("installing") else None
 
     def on_one_line(text: str) -> None:
-        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[2K{printable(text)}", end="", file=sys.stderr, flush=True)
 
     return on_one_line
 

@@ -11,6 +11,7 @@ from enginebench_protocol.host import default_device
 
 from enginebench.conformance import Check, run_conformance
 from enginebench.errors import UnavailableError, unknown
+from enginebench.plain_text import printable
 from enginebench.plan import plan as planning
 from enginebench.run.model import find_model
 from enginebench.workspace import discovery, environment, pins
@@ -29,7 +30,8 @@ def conform(
     found = find_model(model, "auto", None, [planning.PRESETS["smoke"].workload])
     checks = _conform(engine, found.located.path, configuration)
     for check in checks:
-        print(f"{'pass' if check.passed else 'FAIL'}  {check.name}{'' if check.passed else ': ' + check.detail}")
+        detail = "" if check.passed else f": {printable(check.detail)}"
+        print(f"{'pass' if check.passed else 'FAIL'}  {check.name}{detail}")
     failed = [check for check in checks if not check.passed]
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed", file=sys.stderr)
     if failed:

@@ -11,6 +11,7 @@ from enginebench_models.rules import RULES
 from enginebench_models.validation import Verdict, validate_path
 
 from enginebench.errors import UsageError
+from enginebench.plain_text import for_terminal
 from enginebench.report.formats import Output
 
 from .basics import EXIT_FAILED
@@ -25,7 +26,7 @@ def validate(
     found = validate_path(path)
     if found.rule == "no-such-path":
         raise UsageError(found.message)
-    print(_lines(found) if output is Output.table else json.dumps(_facts(found), indent=2))
+    print(for_terminal(_lines(found)) if output is Output.table else json.dumps(_facts(found), indent=2))
     if found.kind != "valid":
         raise typer.Exit(EXIT_FAILED)
 

@@ -11,6 +11,7 @@ from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.errors import UnavailableError
 from enginebench.judge.ladder import Rung, tokenizer_rung
+from enginebench.plain_text import printable
 from enginebench.run.model import Model, find_model
 from enginebench.run.process import become_subreaper
 from enginebench.run.verify import Unverified, VerifyOrder, verify
@@ -89,7 +90,7 @@ def _tokenizer(model: Model) -> Rung:
 def _shown(label: str, rungs: list[Rung]) -> bool:
     """Printed as soon as it is known: a case can take minutes. False if a rung failed."""
     for number, rung in enumerate(rungs):
-        print(f"{'' if number else label:<24} {rung.name:<7} {_word(rung.passed)}  {rung.found}", flush=True)
+        print(f"{'' if number else label:<24} {rung.name:<7} {_word(rung.passed)}  {printable(rung.found)}", flush=True)
     return not any(rung.passed is False for rung in rungs)
 
 

@@ -19,7 +19,8 @@ from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.host import default_device, default_threads
 from enginebench_protocol.messages import Hello
 
-from enginebench.run.process import ChildProcess, engine_environment
+from enginebench.run.passed_on import engine_environment
+from enginebench.run.process import ChildProcess
 from enginebench.workspace.discovery import EngineInfo
 
 N_CTX = 64

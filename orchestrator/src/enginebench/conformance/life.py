@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from enginebench_models.checkpoint import open_checkpoint
+from enginebench_models.plain_name import own_file
 from enginebench_protocol.client import Received
 from enginebench_protocol.codec import decode, encode, pack_ids, unpack_ids, unpack_times
 from enginebench_protocol.engine import Sampling
@@ -300,8 +300,7 @@ class Life(Launch):
         """Teacher-forced over what generate made: one row for each of its tokens."""
         fed = [*unpack_ids(self._prompt(0)), *unpack_ids(self.first.tokens)[:-1]]
         scored = self.client.score(fed, N_PROMPT, REQUEST_SECONDS)
-        path = Path(scored.path)
-        require(path.is_relative_to(self.scratch), f"{path} is not in the scratch folder")
+        path = own_file(scored.path, self.scratch, "the file of logits")
         data = path.read_bytes()
         require(hashlib.sha256(data).hexdigest() == scored.sha256, "the file has another hash than the reply")
         return np.load(path, allow_pickle=False), scored.n_rows

@@ -11,6 +11,7 @@ from pathlib import Path
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_models.made_weights import MadeWeights, made_weights
+from enginebench_models.plain_name import Stray, own_file
 from enginebench_models.reference_cache import default_folder
 
 Source = Checkpoint | MadeWeights
@@ -31,7 +32,10 @@ class ReferenceWeights:
         """`folder`: the engine's. Raises BadWeights."""
         if not weights_path:
             return original
-        path = confined(weights_path, folder)
+        try:
+            path = own_file(weights_path, folder, "the file of weights that the engine names")
+        except Stray as error:
+            raise BadWeights(str(error)) from None
         state = path.stat()
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
         if key not in self._examined:
@@ -45,14 +49,3 @@ class ReferenceWeights:
         """Every page of these files leaves this process, as Checkpoint.give_back."""
         for weights in self._examined.values():
             weights.checkpoint.give_back()
-
-
-def confined(weights_path: str, folder: Path) -> Path:
-    """The file itself, links followed. Raises BadWeights."""
-    try:
-        path = Path(weights_path).resolve(strict=True)
-    except (OSError, ValueError) as error:
-        raise BadWeights(f"the engine names a file of weights that is not there: {weights_path!r}: {error}") from None
-    if not path.is_file() or not path.is_relative_to(folder.resolve()):
-        raise BadWeights(f"the engine names weights outside its own folder: {weights_path!r}")
-    return path

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from enginebench.run.passed_on import program_environment
 from enginebench.store.record import Record
 
 
@@ -28,6 +29,9 @@ def repository(root: Path) -> Repository | None:
 def output_of(command: Sequence[str]) -> str | None:
     """What a program prints; None if it is not there or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        done = subprocess.run(
+            command, env=program_environment(), capture_output=True, text=True, check=True, timeout=20
+        )
+        return done.stdout
     except (OSError, subprocess.SubprocessError):
         return None

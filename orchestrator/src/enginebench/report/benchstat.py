@@ -15,7 +15,7 @@ import msgspec
 from enginebench.judge.evidence import median_of
 from enginebench.judge.metrics import RATES, TIMES, prefill_token_ns
 from enginebench.judge.rows import machine_of
-from enginebench.run.process import printable
+from enginebench.plain_text import printable
 from enginebench.store.record import Launch
 
 UNITS = {
@@ -54,7 +54,7 @@ def _configuration(result: dict[str, Any], several: bool) -> Iterator[str]:
     }
     commit = (environment["repository"] or {}).get("commit")
     yield ""
-    yield f"# run {result['run_id']}, {environment['date']}, preset {plan['preset']}, commit {commit}"
+    yield printable(f"# run {result['run_id']}, {environment['date']}, preset {plan['preset']}, commit {commit}")
     yield from (f"{key}: {printable(str(value))}" for key, value in facts.items() if value is not None)
 
 
@@ -82,7 +82,7 @@ def _line(name: str, iterations: int, values: dict[str, float | None]) -> Iterat
 def _name(case: dict[str, Any]) -> str:
     """The workload comes last: benchstat takes a number behind a last dash for the processors of a Go program."""
     keys = ("engine", "configuration", "model", "threads", "workload")
-    parts = [f"{key}={_OTHER.sub('_', str(case[key]))}" for key in keys if case.get(key) is not None]
+    parts = [f"{key}={_OTHER.sub('_', printable(str(case[key])))}" for key in keys if case.get(key) is not None]
     return "/".join(["BenchmarkEngine", *parts])
 
 

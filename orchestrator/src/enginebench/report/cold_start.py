@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from enginebench.judge.plain_case import label
-from enginebench.run.process import printable
+from enginebench.plain_text import printable
 
 from .formats import NONE, rounded
 

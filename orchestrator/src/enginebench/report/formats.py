@@ -11,6 +11,7 @@ import decimal
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from enginebench.errors import UsageError
-from enginebench.run.process import printable
+from enginebench.plain_text import for_terminal, harmless_json, printable
 
 NONE = "-"
 Cell = object
@@ -97,19 +98,20 @@ def markdown(sheet: Sheet) -> str:
 
 
 def markdown_row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(markdown_escaped(printable(cell)) for cell in cells)} |"
+    return f"| {' | '.join(markdown_escaped(cell) for cell in cells)} |"
 
 
 def markdown_escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    """No cell, tag, link, picture or code begins in it."""
+    return re.sub(r"[\\|`]|\](?=[(\[:])", r"\\\g<0>", printable(text)).replace("<", "&lt;")
 
 
 def to_json(sheet: Sheet) -> str:
-    return json.dumps(_objects(sheet), indent=1, ensure_ascii=False, allow_nan=False)
+    return harmless_json(json.dumps(_objects(sheet), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def to_jsonl(sheet: Sheet) -> str:
-    return "\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in _objects(sheet))
+    return "\n".join(harmless_json(json.dumps(row, ensure_ascii=False, allow_nan=False)) for row in _objects(sheet))
 
 
 def _objects(sheet: Sheet) -> list[dict[str, object]]:
@@ -117,12 +119,23 @@ def _objects(sheet: Sheet) -> list[dict[str, object]]:
 
 
 def to_csv(sheet: Sheet) -> str:
-    """Empty where there is no value."""
+    """Empty where there is no value. A text that a spreadsheet would compute has an apostrophe in front."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(sheet.columns)
-    writer.writerows([_flat(cell) for cell in row] for row in sheet.rows)
+    writer.writerow(map(_no_formula, sheet.columns))
+    writer.writerows([_no_formula(_flat(cell)) for cell in row] for row in sheet.rows)
     return text.getvalue().rstrip("\n")
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What may begin a formula (OWASP, "CSV Injection")."""
+
+
+def _no_formula(cell: Cell) -> Cell:
+    if not isinstance(cell, str):
+        return cell
+    text = for_terminal(cell)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def to_sql(sheet: Sheet) -> str:
@@ -150,11 +163,11 @@ def _literal(cell: Cell) -> str:
         return "NULL"
     if isinstance(plain, int | float) and not isinstance(plain, bool):
         return repr(plain)
-    return "'" + str(plain).replace("\x00", "").replace("'", "''") + "'"
+    return "'" + for_terminal(str(plain)).replace("'", "''") + "'"
 
 
 def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""').replace("\x00", "") + '"'
+    return '"' + for_terminal(name).replace('"', '""') + '"'
 
 
 def _is_number(cell: Cell) -> bool:

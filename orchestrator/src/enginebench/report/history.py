@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from enginebench.judge.history import MOST_POINTS, History, Point
-from enginebench.run.process import printable
+from enginebench.plain_text import printable
 
 from .formats import NONE, Output, Sheet, markdown, markdown_escaped, rendered, rounded, text_table
 from .sparkline import sparkline

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from enginebench.errors import UsageError
 from enginebench.judge.kernels import Kernel, kernels_of
-from enginebench.run.process import printable
+from enginebench.plain_text import printable
 from enginebench.store import profiles
 
 from .formats import Sheet

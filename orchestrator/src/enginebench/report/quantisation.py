@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from enginebench.run.process import printable
+from enginebench.plain_text import printable
 
 from .formats import NONE, markdown_row, rounded
 

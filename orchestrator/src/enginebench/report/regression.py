@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from enginebench.judge.regression import Regression, Row
-from enginebench.run.process import printable
+from enginebench.plain_text import harmless_json, printable
 
 from .formats import NONE, Output, Sheet, markdown, markdown_escaped, rendered, rounded, text_table
 from .table import Notes
@@ -35,7 +35,7 @@ def terminal(found: Regression) -> RenderableType:
 
 def text(found: Regression, output: Output) -> str:
     if output is Output.json:
-        return json.dumps(as_object(found), indent=1, ensure_ascii=False, allow_nan=False)
+        return harmless_json(json.dumps(as_object(found), indent=1, ensure_ascii=False, allow_nan=False))
     if output is not Output.md:
         return rendered(raw_sheet(found), output)
     tables = [different_sheet(found)] if different(found) else []

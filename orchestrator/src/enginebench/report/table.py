@@ -21,7 +21,7 @@ from enginebench.judge.plain_case import label
 from enginebench.judge.rows import rows
 from enginebench.judge.stored_run import StoredRun
 from enginebench.machine.gates import launch_warnings, noise_warnings
-from enginebench.run.process import printable
+from enginebench.plain_text import harmless_json, printable
 from enginebench.store.result import dumped
 
 from . import fairness, marks, quantisation, verdicts
@@ -364,7 +364,7 @@ def _markdown_lines(section: Section) -> Iterator[str]:
 
 def to_json(result: dict[str, Any]) -> str:
     """The result itself, unrounded."""
-    return dumped(result).rstrip("\n")
+    return harmless_json(dumped(result).rstrip("\n"))
 
 
 IDENTITY = ("engine", "configuration", "model", "workload", "role", "status", "reason")

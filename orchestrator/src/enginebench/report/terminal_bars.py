@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from enginebench.run.process import printable
+from enginebench.plain_text import printable
 
 from .plots.bars import Bar, decode, decode_bars, time_to_first_token, ttft_bars
 from .plots.drawing import Lack

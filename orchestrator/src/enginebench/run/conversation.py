@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from enginebench_models.plain_name import Stray, own_file
 from enginebench_protocol.codec import pack_ids, unpack_ids
 from enginebench_protocol.messages import Event, Loaded, Progress
 from enginebench_protocol.prompts import prompt_ids
 
 from enginebench.machine.memory_pass import MemoryPass
 from enginebench.machine.pages import disk_read_bytes
+from enginebench.machine.sandbox import sandbox_of
 from enginebench.machine.timeline import MemoryTimeline
 from enginebench.machine.watch import LaunchWatch
 from enginebench.store import profiles
@@ -65,6 +67,8 @@ class Conversation:
         hello = self.client.hello(self.order.case.engine, nonce, self.order.silence_seconds)
         self.facts["interpreter_ns"] = hello.t_begin_ns - self.child.started_ns if hello.t_begin_ns else None
         self.facts["startup_ns"] = time.perf_counter_ns() - self.child.started_ns
+        if self.order.kind == "check":
+            self.facts["sandbox"] = sandbox_of(self.child.pid)
         {"check": self._check, "energy": self._energy, "profile": self._profile}.get(self.order.kind, self._timed)()
         self.vigil.enter("unload")
         self.client.unload(self.order.silence_seconds)
@@ -93,7 +97,14 @@ class Conversation:
             self.say("fidelity probe")
             self.vigil.enter("score")
             scored = self.client.score(self.order.probe, PROBE_PREFILL, self.order.silence_seconds)
-            self.facts["logits"] = (scored.path, scored.sha256, scored.n_rows)
+            self.facts["logits"] = (self._own(scored.path, "the file of logits"), scored.sha256, scored.n_rows)
+
+    def _own(self, told: str, what: str) -> Path:
+        """A file of this launch: an engine must not have us read what is not its own."""
+        try:
+            return own_file(told, self.scratch, what)
+        except Stray as error:
+            raise WrongOutput(str(error)) from None
 
     def _timed(self) -> None:
         order = self.order

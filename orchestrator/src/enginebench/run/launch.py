@@ -116,7 +116,7 @@ def _attempt(
     elif judge is not None and logits is not None:
         say("comparing logits with the float32 reference")
         path, sha256, n_rows = logits
-        found.facts["fidelity"] = judge(Path(path), sha256, n_rows, found.facts["loaded"])
+        found.facts["fidelity"] = judge(path, sha256, n_rows, found.facts["loaded"])
     return found
 
 

@@ -9,7 +9,8 @@ import msgpack
 from enginebench_protocol.framing import FrameStream, Wait
 from enginebench_protocol.messages import DATA_FRAME_BYTES
 
-from .process import printable
+from enginebench.plain_text import printable
+from enginebench.store.anonymous import without_login
 
 Tell = Callable[[str], None]
 LONGEST = 400
@@ -45,7 +46,7 @@ def shown(payload: bytes) -> str:
     if not isinstance(message, dict):
         return f"{len(payload)} bytes that are no message"
     words = [f"{name}={_field(value)}" for name, value in message.items() if name != "type"]
-    return printable(f"{message.get('type')} {' '.join(words)}")[:LONGEST]
+    return without_login(printable(f"{message.get('type')} {' '.join(words)}"))[:LONGEST]
 
 
 def _field(value: Any) -> str:

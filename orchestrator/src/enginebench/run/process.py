@@ -1,7 +1,8 @@
 """Engine processes: spawn, read their last words, end them for certain.
 
-An engine gets an allow-listed environment, its own session and process group, and pipes for the protocol. Spawning
-happens on the main thread only: the kernel's parent-death signal fires when the spawning *thread* ends.
+An engine gets an environment from a list (passed_on.py), its own session and process group, and pipes for the
+protocol. Spawning happens on the main thread only: the kernel's parent-death signal fires when the spawning *thread*
+ends.
 """
 
 from __future__ import annotations
@@ -24,32 +25,14 @@ from pathlib import Path
 import psutil
 
 from enginebench.machine.memory import process_tree
+from enginebench.plain_text import printable
 
 from .limits import Ladder
-
-PASSED_ON = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "CUDA_HOME",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_VISIBLE_DEVICES",
-    "XDG_CACHE_HOME",
-)
-"""All that an engine sees of the caller's environment: no tokens, no proxies, no tuning variables."""
+from .passed_on import program_environment
 
 STDERR_HEAD_LINES, STDERR_TAIL_LINES, STDERR_LINE_BYTES = 20, 80, 2000
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _FIRST_VICTIM = "1000"  # proc(5), oom_score_adj: the kernel takes the engine, never us
-
-
-def engine_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """With the fault handler: an engine that is aborted, or crashes, says where it stood."""
-    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    own = {"PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONFAULTHANDLER": "1"}
-    return {**passed, **own, **(extra or {})}
 
 
 class Watchdog:
@@ -58,7 +41,11 @@ class Watchdog:
     def __init__(self) -> None:
         script = Path(__file__).with_name("watchdog.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(script)], stdin=subprocess.PIPE, start_new_session=True, text=True
+            [sys.executable, "-I", str(script)],
+            stdin=subprocess.PIPE,
+            env=program_environment(),
+            start_new_session=True,
+            text=True,
         )
 
     @property
@@ -219,11 +206,6 @@ class ChildProcess:
             (self._head if len(self._head) < STDERR_HEAD_LINES else self._tail).append(line)
             if self._tell is not None:
                 self._tell(f"stderr | {line}")
-
-
-def printable(text: str) -> str:
-    """Without control characters: an engine's log must not drive the reader's terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
 def become_subreaper() -> None:

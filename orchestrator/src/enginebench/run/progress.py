@@ -12,6 +12,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from enginebench.plain_text import for_terminal, printable
+
 
 class ProgressBar:
     """Counts seconds of planned work, so that the time left is that of the work, not of the number of steps."""
@@ -19,7 +21,7 @@ class ProgressBar:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description:<58}"),
+            TextColumn("{task.description:<58}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[left]}"),
             console=self.console,
@@ -48,19 +50,19 @@ class ProgressBar:
         self._label = label
         self._bar.update(self._task, completed=done, total=total)
         if not self.console.is_terminal:
-            print(f"[{done + 1}/{total}] {label}{self._left()}", file=sys.stderr, flush=True)
+            print(printable(f"[{done + 1}/{total}] {label}{self._left()}"), file=sys.stderr, flush=True)
         else:
             self.say("")
 
     def say(self, what: str) -> None:
         """What is going on inside the step."""
         if self.console.is_terminal:
-            text = f"{self._label}  {what}"[:58]
+            text = printable(f"{self._label}  {what}")[:58]
             self._bar.update(self._task, description=text, left=self._left().strip(), refresh=True)
 
     def note(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(for_terminal(line), highlight=False, markup=False)
 
     def _left(self) -> str:
         if self._ends_at is None:

@@ -33,6 +33,7 @@ from enginebench.plan.schedule import Cost, Fit, cost_of, fit
 from enginebench.plan.sharding import DOES_NOT_SHARD, check_devices, sharded
 from enginebench.plan.sweep import cases
 from enginebench.store.aa_floor import floors, place_of
+from enginebench.store.anonymous import without_login
 from enginebench.store.journal import Journal
 from enginebench.store.manifest import seal
 from enginebench.store.record import (
@@ -329,7 +330,10 @@ class Run:
             "device": self.request.device,
             "threads": self.request.threads,
             "shards": self.request.shards,
-            "options": {engine: dict(options) for engine, options in self.request.options.items()},
+            "options": {
+                engine: {name: without_login(value) for name, value in options.items()}
+                for engine, options in self.request.options.items()
+            },
             "launches": self.fit.launches,
             "iterations": self.fit.iterations,
             "warmup": self.fit.warmup,

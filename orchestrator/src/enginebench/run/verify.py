@@ -10,6 +10,7 @@ from pathlib import Path
 
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.fidelity import probe_ids
+from enginebench_models.plain_name import Stray, own_file
 from enginebench_models.reference_cache import reference_choices, reference_logits
 from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids, unpack_ids
@@ -63,7 +64,7 @@ def verify(order: VerifyOrder, checkpoint: Checkpoint, interpreter: Interpreter)
             vigil.enter("hello")
             client.hello(order.engine, nonce, order.silence_seconds)
             return _climbed(order, checkpoint, client, vigil, Path(scratch))
-        except (ProtocolError, EngineFailure, BadLogits, BadWeights) as error:
+        except (ProtocolError, EngineFailure, BadLogits, BadWeights, Stray) as error:
             raise Unverified(str(error)) from None
         finally:
             child.close(grace=1.0)
@@ -75,7 +76,7 @@ def _climbed(order: VerifyOrder, checkpoint: Checkpoint, client: Client, vigil: 
     vocab, length = checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE
     sequences = [probe_ids(vocab, length, seed) for seed in range(order.n_sequences)]
     weights = ReferenceWeights().of(checkpoint, loaded.weights_path, order.cache)
-    scored = [_scored(ids, order, weights, client, vigil, loaded.precision) for ids in sequences]
+    scored = [_scored(ids, order, weights, client, vigil, loaded.precision, scratch) for ids in sequences]
     answers = [_answer(ids, order, client, vigil) for ids in sequences]
     again = _answer(sequences[-1], order, client, vigil)
     choices = [
@@ -102,11 +103,18 @@ def _load(order: VerifyOrder, client: Client, scratch: Path) -> Loaded:
 
 
 def _scored(
-    ids: list[int], order: VerifyOrder, weights: Source, client: Client, vigil: Vigil, precision: str
+    ids: list[int],
+    order: VerifyOrder,
+    weights: Source,
+    client: Client,
+    vigil: Vigil,
+    precision: str,
+    scratch: Path,
 ) -> Scored:
     vigil.enter("score")
     told = client.score(ids, PROBE_PREFILL, order.silence_seconds)
-    candidate = read_logits(Path(told.path), told.sha256, (PROBE_DECODE + 1, weights.config.vocab_size))
+    path = own_file(told.path, scratch, "the file of logits")
+    candidate = read_logits(path, told.sha256, (PROBE_DECODE + 1, weights.config.vocab_size))
     reference = reference_logits(weights, ids, PROBE_PREFILL, precision=precision)
     return Scored(reference, candidate.copy(), ids[PROBE_PREFILL:])
 

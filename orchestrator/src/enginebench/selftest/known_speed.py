@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enginebench.errors import BenchError
+from enginebench.run.passed_on import own_environment
 
 from .page import Row
 from .pairs import Injected, Subject, Tally, tally
@@ -65,7 +66,7 @@ def stored_run(results: Path) -> Path:
     """The folder of a real run of two cases of ten launches each."""
     arguments = ["run", "fake", "fake:slow", "--model", "tiny", "--preset", "standard", "-n", "8", "--iterations", "2"]
     command = [sys.executable, "-m", "enginebench", *arguments, "--results", str(results), "-o", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=own_environment(), capture_output=True, text=True, check=False)
     found = [path.parent for path in results.glob("*/result.json")]
     if not found:
         raise BenchError(f"the self-test's own run failed: {done.stderr.strip()[-300:]}")

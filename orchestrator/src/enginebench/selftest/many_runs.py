@@ -11,6 +11,7 @@ from pathlib import Path
 
 from enginebench.errors import BenchError
 from enginebench.judge.rows import rows_of
+from enginebench.run.passed_on import own_environment
 from enginebench.store.index import open_index
 from enginebench.store.manifest import seal
 
@@ -68,7 +69,11 @@ def _timed(what: str, arguments: list[str], results: Path, runs: int, tries: int
 def _seconds(arguments: list[str]) -> float:
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "enginebench", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "enginebench", *arguments],
+        env=own_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise BenchError(f"enginebench {arguments[0]} failed in the self-test: {done.stderr.strip()[-300:]}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import socket
 import tempfile
@@ -15,12 +17,20 @@ from enginebench.workspace.discovery import ROOT
 
 from .record import Launch
 
+_LOGIN = re.compile(r"(?<=//)[^/@\s]+@|[^\s/@:='\"]*:[^\s/@]+@(?=[\w.\[-]+(?::\d|[/\s]|$))")
+"""In front of a host: user:password@, or a token."""
+
 
 def anonymous(text: str) -> str:
-    """`text` with the folders of this machine and its host name replaced by what they are."""
+    """`text` with the folders, the user and the host name of this machine replaced by what they are."""
     for place, name in _places():
         text = re.sub(place, name, text)
-    return text
+    return without_login(text)
+
+
+def without_login(text: str) -> str:
+    """An address keeps its host and loses who asks there."""
+    return _LOGIN.sub("", text)
 
 
 @cache
@@ -34,7 +44,16 @@ def _places() -> list[tuple[str, str]]:
     }
     places = [(re.escape(folder), name) for folder, name in folders.items() if len(folder) > 1]
     places.sort(key=lambda place: -len(place[0]))
-    return [*places, (rf"\b{re.escape(socket.gethostname())}\b", "<host>")]
+    return [*places, (rf"\b{re.escape(socket.gethostname())}\b", "<host>"), *_user()]
+
+
+def _user() -> list[tuple[str, str]]:
+    """Root is nobody in particular, and a word of many messages."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without an entry
+        return []
+    return [] if name == "root" else [(rf"\b{re.escape(name)}\b", "<user>")]
 
 
 def anonymous_launch(launch: Launch) -> Launch:

@@ -14,6 +14,7 @@ import msgspec
 
 from enginebench.errors import UsageError
 
+from .anonymous import without_login
 from .journal import SCHEMA_VERSION, refuse_newer
 from .result import write_whole
 
@@ -77,6 +78,7 @@ def file_sha256(path: Path) -> str:
 
 
 def without_folders(word: str) -> str:
-    """A word of a command line that names no folder of this machine: --model=/a/b.gguf → --model=…/b.gguf."""
-    option, equals, value = word.rpartition("=")
-    return f"{option}{equals}…/{PurePath(value).name}" if "/" in value else word
+    """A word of a command line without folders of this machine and without logins: --model=/a/b.gguf →
+    --model=…/b.gguf."""
+    option, equals, value = without_login(word).rpartition("=")
+    return f"{option}{equals}…/{PurePath(value).name}" if "/" in value else f"{option}{equals}{value}"

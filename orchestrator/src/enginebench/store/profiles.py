@@ -1,6 +1,6 @@
 """What profiled launches leave in the folder of a run: profiles/CASE/, one trace of the engine's own and one of memory.
 
-Names and files come from an engine: a name may hold no folder, and only a file of the launch's scratch folder is taken.
+Names and files come from an engine: names are plain, and only a file of the launch's scratch folder is taken.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from enginebench_models.plain_name import Stray, is_plain, own_file
+
 FOLDER = "profiles"
 MEMORY, TRACE = "memory.json", "trace.json"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class BadProfile(ValueError):
@@ -27,12 +28,13 @@ def keep(files: Mapping[str, str], scratch: Path, folder: Path) -> None:
     """Copy the files of a launch. Raises BadProfile."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, given in files.items():
-        path = Path(given)
-        if not _NAME.fullmatch(name):
+        if not is_plain(name):
             raise BadProfile(f"the engine calls a file of its profile {name!r}: no name of letters, digits and . _ -")
-        if path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(scratch.resolve()):
-            raise BadProfile(f"{name} of the profile is not a file in the launch's own folder")
-        shutil.copyfile(path, folder / name)
+        try:
+            path = own_file(given, scratch, f"{name} of the profile")
+        except Stray as error:
+            raise BadProfile(str(error)) from None
+        shutil.copyfile(path, folder / name, follow_symlinks=False)
 
 
 def found(run: Path) -> dict[str, Path]:

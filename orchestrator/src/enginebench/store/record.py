@@ -348,6 +348,8 @@ class Launch(Record, frozen=True):
     """What of it could not be removed: a process, memory of the GPU. Nothing is timed on this machine after it."""
     disk_read_bytes: int | None = None
     """Of a cold launch: what its processes had from the disk until the last request, by /proc/PID/io."""
+    sandbox: str | None = None
+    """Of a check: what the engine's process had given up, read from outside after its hello."""
 
     @property
     def ok(self) -> bool:

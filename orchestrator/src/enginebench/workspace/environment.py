@@ -19,7 +19,7 @@ from pathlib import Path
 from enginebench_protocol.host import cache_folder
 
 from enginebench.errors import UnavailableError
-from enginebench.run.process import engine_environment
+from enginebench.run.passed_on import engine_environment, uv_environment
 
 from .discovery import ROOT, EngineInfo
 
@@ -101,12 +101,10 @@ def _sync(info: EngineInfo, extra: str, folder: Path, say: Callable[[str], None]
         raise UnavailableError("its environment is not installed and `uv` is not on PATH: pip install uv")
     name = environment_name(info, extra)
     say(f"installing the environment of {name}")
-    # The caller's own virtual environment must not leak in; uv's settings and proxies may.
-    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     process = subprocess.Popen(
         ["uv", "sync", "--package", info.package, *(["--extra", extra] if extra else []), *_SYNC_FORM],
         cwd=root,
-        env={**environment, "UV_PROJECT_ENVIRONMENT": str(folder)},
+        env=uv_environment({"UV_PROJECT_ENVIRONMENT": str(folder)}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from enginebench.errors import UnavailableError
+from enginebench.run.passed_on import uv_environment
 
 from .discovery import ROOT, EngineInfo, environments
 
@@ -24,7 +25,8 @@ def lock_afresh(root: Path = ROOT) -> None:
 
     Raises UnavailableError if uv cannot resolve.
     """
-    done = subprocess.run(["uv", "lock", "--upgrade", "--quiet"], cwd=root, capture_output=True, text=True, check=False)
+    command = ["uv", "lock", "--upgrade", "--quiet"]
+    done = subprocess.run(command, cwd=root, env=uv_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise UnavailableError(f"uv lock failed: {done.stderr.strip()[-300:]}")
 
@@ -38,6 +40,7 @@ def resolved_pins(info: EngineInfo, root: Path = ROOT) -> str:
     done = subprocess.run(
         ["uv", "export", "--package", info.package, *extras, *_FORM],
         cwd=root,
+        env=uv_environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -18,6 +18,7 @@ from typing import Protocol
 import ollama
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.disk import check_room
+from enginebench_models.plain_name import digest_name
 
 from .gguf_copy import write_copy
 from .words import Words
@@ -82,14 +83,17 @@ def quantised(
 
 
 def blob_of(folder: Path, name: str) -> Path:
-    """The file of a model's weights in a server's folder (manifest/paths.go). Raises OSError where it is not there."""
+    """The file of a model's weights in a server's folder (manifest/paths.go).
+
+    Raises OSError where it is not there, InvalidModel for a digest that is none.
+    """
     model, tag = name.split(":")
     manifest = folder / "manifests" / "registry.ollama.ai" / "library" / model / tag
     layers = json.loads(manifest.read_text())["layers"]
     digests = [layer["digest"] for layer in layers if layer["mediaType"] == WEIGHTS]
     if len(digests) != 1:
         raise OSError(f"{manifest} names {len(digests)} files of weights, one was expected")
-    return folder / "blobs" / digests[0].replace(":", "-")
+    return folder / "blobs" / digest_name(digests[0], manifest)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def check_ranks(n: int, device: str, threads: int) -> None:
 
 def join(shard: Shard, store: Path, device: str) -> None:
     """Meet the other ranks: sockets of this machine's loopback, found through a file."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo"
     if device == "cuda":
         torch.cuda.set_device(shard.rank)
     dist.init_process_group(

@@ -136,7 +136,10 @@ def _environment(result: dict[str, Any]) -> Part:
         anchor="environment",
         title="Environment",
         note="noise",
-        grids=[_facts({**_machine(environment), **_planned(plan)}), _versions(result["cases"])],
+        grids=[
+            _facts({**_machine(environment), **_planned(plan), "sandbox": _sandboxes(result["cases"])}),
+            _versions(result["cases"]),
+        ],
         below=table.noise_lines(result) or ["no noise gate fired that could be read here"],
     )
 
@@ -159,6 +162,12 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
         "GPU": "; ".join(gpus) or None,
         **{name: environment.get(name) for name in ("kernel", "distribution", "python", "clocksource")},
     }
+
+
+def _sandboxes(cases: Sequence[dict[str, Any]]) -> str | None:
+    """What the engines' processes had given up, each once."""
+    told = {launch.get("sandbox"): None for case in cases for launch in case["launches"]}
+    return "; ".join(words for words in told if words) or None
 
 
 def _planned(plan: dict[str, Any]) -> dict[str, Any]:

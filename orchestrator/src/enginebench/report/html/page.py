@@ -16,10 +16,10 @@ from markupsafe import Markup
 from enginebench.errors import UsageError
 from enginebench.judge.regression import compare_runs
 from enginebench.judge.stored_run import StoredRun
+from enginebench.plain_text import printable
 from enginebench.report import regression
 from enginebench.report.plots import ratios
 from enginebench.report.plots.drawing import Lack, Plot, inline
-from enginebench.run.process import printable
 
 from .content import Part, RunContent, content, grid_of
 from .notes import NOTES

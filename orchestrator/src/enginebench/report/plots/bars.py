@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from enginebench.judge.plain_case import label
+from enginebench.plain_text import printable
 from enginebench.report.formats import Sheet, rounded
 from enginebench.report.table import is_withheld
-from enginebench.run.process import printable
 
 from .drawing import INK, MUTED, SERIES, Lack, Plot
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from enginebench.judge.plain_case import label
 from enginebench.judge.token_course import token_course
+from enginebench.plain_text import printable
 from enginebench.report.cold_start import sentence
 from enginebench.report.formats import Sheet, rounded
 from enginebench.report.warmup import warmup_remark
-from enginebench.run.process import printable
 
 from .drawing import MUTED, Axis, Lack, Plot, legend_below, legend_height, line_style, log_axes, some
 from .stacks import STATES

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree as ET
 
+from enginebench.plain_text import printable
 from enginebench.report.formats import Sheet
-from enginebench.run.process import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from enginebench.judge.regression import Regression
+from enginebench.plain_text import printable
 from enginebench.report import verdicts
 from enginebench.report.formats import Sheet
 from enginebench.report.regression import NAMES
-from enginebench.run.process import printable
 
 from .bars import ROW, label_above, rows_from_the_top
 from .drawing import INK, MUTED, SERIES, Lack, Plot, log_axes, some

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from enginebench.judge.roofline import Point, Roofline, roofline
+from enginebench.plain_text import printable
 from enginebench.report.formats import Sheet, rounded
-from enginebench.run.process import printable
 
 from .drawing import INK, MUTED, SERIES, Lack, Plot, legend_below, legend_height, log_axes
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from enginebench.judge.plain_case import label
+from enginebench.plain_text import printable
 from enginebench.report.cold_start import PARTS
 from enginebench.report.formats import Sheet, rounded
-from enginebench.run.process import printable
 
 from .bars import ROW, block, label_above, rows_from_the_top
 from .drawing import MUTED, SERIES, Lack, Plot, legend_below, legend_height
