@@ -1,12 +1,18 @@
-"""The tiny model, made once in each format."""
+"""The tiny model, made once in each format; and a hub on this machine that has it."""
 
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from enginebench_models.catalogue import entry
+from enginebench_models.catalogue import Entry, SourceFile, entry
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
 from enginebench_models.synthesis import synthesise
+
+from .downloads import MODEL, REPOSITORY, waits
+from .fake_hub import CHUNK_BYTES, FakeHub, running
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +51,33 @@ def odd_config() -> LlamaConfig:
         max_context=256,
         tied_embeddings=False,
     )
+
+
+@pytest.fixture
+def copy_of_tiny(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def no_waiting_and_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub waits a second before each of five tries, and writes 10 MB at a time, more than `tiny` has.
+
+    And whether somebody is logged in on this machine is nobody's business.
+    """
+    from huggingface_hub import constants
+
+    waits(monkeypatch, lambda seconds: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK_BYTES)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")
+
+
+@pytest.fixture
+def tiny_entry() -> Entry:
+    files = (SourceFile(MODEL),)
+    return replace(entry("tiny"), repository=REPOSITORY, format="gguf", licence="Some Licence", files=files)
+
+
+@pytest.fixture
+def hub(tiny_gguf: Path) -> Iterator[FakeHub]:
+    with running(FakeHub(REPOSITORY, {MODEL: tiny_gguf.read_bytes(), "README.md": b"hello"})) as found:
+        yield found
