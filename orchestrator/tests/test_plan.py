@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 from enginebench.errors import UsageError
-from enginebench.plan.plan import PRESETS, Plan, check_fits, preset
+from enginebench.plan.plan import PRESETS, Plan, preset
 from enginebench.plan.schedule import Cost, Fit, fit
 from enginebench.store.record import Case, Workload
-from enginebench_models import catalogue
 
 WORKLOAD = Workload(n_prompt=8, n_gen=4)
 CASES = tuple(Case(engine=e, configuration="c", model="m", workload=WORKLOAD) for e in "abcdef")
@@ -33,21 +32,6 @@ def test_what_the_user_asks_for_replaces_the_preset() -> None:
 def test_an_unknown_preset_is_refused_with_the_near_match() -> None:
     with pytest.raises(UsageError, match="did you mean 'quick'"):
         preset("quikc")
-
-
-def test_a_request_beyond_the_context_is_refused() -> None:
-    config = catalogue.entry("llama3-8b").config
-    with pytest.raises(UsageError, match="exceed the model's context of 8192"):
-        check_fits(Workload(n_prompt=8190, n_gen=3), config, file_bytes=10, memory_bytes=10**12)
-    check_fits(Workload(n_prompt=8189, n_gen=3), config, file_bytes=10, memory_bytes=10**12)
-    with pytest.raises(UsageError, match=r"tg3@d8189: n_depth 8189 \+ n_prompt 1 \+ n_gen 3 = 8193 tokens"):
-        check_fits(Workload(n_prompt=1, n_gen=3, n_depth=8189), config, file_bytes=10, memory_bytes=10**12)
-
-
-def test_a_model_beyond_the_memory_is_refused() -> None:
-    config = catalogue.entry("llama3-1b").config
-    with pytest.raises(UsageError, match=r"pp1: .* need 20\.0 GB, this machine has 16\.0 GB"):
-        check_fits(Workload(n_prompt=1, n_gen=1), config, file_bytes=20 * 10**9, memory_bytes=16 * 10**9)
 
 
 QUICK = preset("quick")  # 3 launches x (2 warm-up + 5 measured)

@@ -36,6 +36,7 @@ from .conftest import Cli
         (["run", "fake", "--model", "tiny", "--quantize", "int8", "nf5"], "did you mean 'nf4'"),
         (["run", "fake:slow", "--model", "tiny", "--quantize", "int8"], "both name a configuration"),
         (["run", "fake", "--model", "tiny", "--timing", "-o", "benchstat"], "take -o jsonl"),
+        (["run", "fake", "--model", "tiny", "--model-type", "lama"], "did you mean 'llama'"),
         (["show", "no-such-run"], "no-such-run"),
         (["conform", "no-such-engine"], "no-such-engine"),
     ],

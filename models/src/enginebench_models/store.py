@@ -40,8 +40,23 @@ def cache_root() -> Path:
 
 
 def locate(name_or_path: str, weights: str = "auto", cache: Path | None = None) -> LocatedModel:
-    """`weights` is "auto", "real" or "synthetic"; auto takes real files where there are any.
+    """As `place`, and made if it is not there."""
+    return made(place(name_or_path, weights, cache))
 
+
+def made(found: LocatedModel) -> LocatedModel:
+    """With its file, where that is of a synthetic model and not there yet. Raises NoRoom."""
+    if not found.path.exists():
+        from enginebench_models.synthesis import synthesise  # noqa: PLC0415 - gguf's writer takes as long as all here
+
+        synthesise(found.config, found.path, "gguf", seed=0)
+    return found
+
+
+def place(name_or_path: str, weights: str = "auto", cache: Path | None = None) -> LocatedModel:
+    """Where a model is. Nothing is made: a synthetic one may not be there yet, of which only the shape is known.
+
+    `weights` is "auto", "real" or "synthetic"; auto takes real files where there are any.
     Raises ModelNotFound with what there is, or with what to do.
     """
     cache = cache or cache_root() / "models"
@@ -58,7 +73,8 @@ def locate(name_or_path: str, weights: str = "auto", cache: Path | None = None) 
             "--weights synthetic."
         )
     note = "as asked for" if weights == "synthetic" else "no real weights on this machine"
-    return LocatedModel(found.name, synthetic(found, cache), "synthetic", found.config, note)
+    made = cache / "synthetic" / f"{found.name}-{RECIPE}.gguf"
+    return LocatedModel(found.name, made, "synthetic", found.config, note)
 
 
 def at_path(path: Path) -> LocatedModel:
@@ -68,16 +84,6 @@ def at_path(path: Path) -> LocatedModel:
     checkpoint = open_checkpoint(path)
     name = path.stem if path.is_file() else path.resolve().name
     return LocatedModel(name, path, "synthetic" if checkpoint.synthetic else "real", checkpoint.config)
-
-
-def synthetic(found: Entry, cache: Path) -> Path:
-    """The synthetic GGUF of a catalogue entry, made now if it is not there."""
-    path = cache / "synthetic" / f"{found.name}-{RECIPE}.gguf"
-    if path.exists():
-        return path
-    from enginebench_models.synthesis import synthesise  # noqa: PLC0415 - gguf's writer takes as long as all else here
-
-    return synthesise(found.config, path, "gguf", seed=0)
 
 
 def _looks_like_a_path(text: str) -> bool:

@@ -126,7 +126,7 @@ class Chat:
         return [partner.engine.pid for partner in self.partners if partner.engine is not None]
 
     def _checked_model(self, settings: Settings, choices: Sequence[Choice]) -> SpokenModel:
-        model = SpokenModel(settings)
+        model = SpokenModel(settings, choices)
         for choice in choices:
             model.check_readable_by(choice)
         model.n_ctx(settings.n_ctx)

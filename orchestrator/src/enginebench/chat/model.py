@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enginebench_models.config import LlamaConfig
@@ -14,7 +15,8 @@ from enginebench_models.errors import ModelError
 from enginebench_models.tokenizer import Tokenizer, load_tokenizer
 
 from enginebench.errors import UsageError
-from enginebench.run.model import Model, find_model
+from enginebench.plan.fit import Demand
+from enginebench.run.model import Model, find_model, memory_here
 
 from .choice import Choice
 from .settings import DEFAULT_N_CTX, Settings
@@ -31,10 +33,12 @@ class Span:
 class SpokenModel:
     """A sound model, and its tokenizer as soon as that is there."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises UsageError for a model that is not there, not sound, or of another type."""
+    def __init__(self, settings: Settings, choices: Sequence[Choice]) -> None:
+        """Raises UsageError for a model that is missing, not sound, of another type, or too large for all `choices`."""
         begin_ns = time.perf_counter_ns()
-        self.found: Model = find_model(settings.model, settings.weights, settings.model_type, [])
+        room = memory_here(settings.device).room(settings.device, settings.shards)
+        demand = Demand((), tuple(choice.precision for choice in choices), settings.shards, room)
+        self.found: Model = find_model(settings.model, settings.weights, settings.model_type, demand)
         self.checked = Span(begin_ns, time.perf_counter_ns())
         self.tokenizer_span = Span(0, 0)
         self._tokenizer: Tokenizer | None = None

@@ -44,7 +44,7 @@ def answer(
 ) -> Spoken:
     """`engine` was spawned. Raises UsageError, EngineFailure, EngineDied, and what `write` raises."""
     prompt = read_prompt()
-    model = SpokenModel(settings)
+    model = SpokenModel(settings, [engine.choice])
     model.check_readable_by(engine.choice)
     n_ctx = context(prompt, model, settings)
     partner = Partner(engine.choice, settings, None, say, engine=engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Annotated
 
 import psutil
@@ -15,11 +16,12 @@ from enginebench_protocol.host import cache_folder
 from enginebench.errors import UsageError
 from enginebench.machine.nvml import gpu_memories
 from enginebench.plan import plan as planning
-from enginebench.plan.fit import PRECISIONS, exceeds_context, need, verdict
+from enginebench.plan.fit import PRECISIONS, Memory, exceeds_context, need, verdict
 from enginebench.plan.workload import workloads
 from enginebench.report.formats import Output, Sheet
-from enginebench.report.models import Memory, Standing, catalogue_sheet, data_row, fit_sheet, heading
+from enginebench.report.models import Standing, catalogue_sheet, data_row, fit_sheet, heading
 from enginebench.store.record import Workload
+from enginebench.workspace.discovery import discover
 
 from .group import with_debug
 from .options import OutputOption, print_sheet
@@ -44,7 +46,8 @@ def listing(
         return
     chosen = _one_workload(workload)
     memory = Memory(psutil.virtual_memory().total, gpu_memories())
-    found = [standing(entry, chosen, shard, memory) for entry in catalogue.entries().values()]
+    whole = {part for info in discover().values() for part in info.whole_on_each}
+    found = [standing(entry, chosen, shard, memory, whole) for entry in catalogue.entries().values()]
     if output is Output.json:
         print(json.dumps({"models": [data_row(model) for model in found]}, indent=2))
     elif output is Output.table:
@@ -55,9 +58,9 @@ def listing(
         print_sheet(Sheet.of("models", [data_row(model) for model in found]), output)
 
 
-def standing(entry: Entry, workload: Workload, shards: int, memory: Memory) -> Standing:
-    """Ranks on a processor share its memory; GPUs have one each."""
-    needs = {name: need(entry.config, name, workload, shards).total_bytes for name in PRECISIONS}
+def standing(entry: Entry, workload: Workload, shards: int, memory: Memory, whole: Collection[str] = ()) -> Standing:
+    """Ranks on a processor share its memory; GPUs have one each. `whole`: what some engine does not divide."""
+    needs = {name: need(entry.config, name, workload, shards, whole).total_bytes for name in PRECISIONS}
     held = {each.kind: each for each in inventory(cache_folder() / "models") if each.name == entry.name}
     host = verdict({name: needed * shards for name, needed in needs.items()}, memory.host_bytes)
     device = _on_devices(needs, shards, memory)

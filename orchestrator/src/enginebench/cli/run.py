@@ -19,9 +19,9 @@ from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
 from enginebench.plan.workload import counts, named
 from enginebench.report.formats import Output
 from enginebench.report.profile import kernel_sheet
-from enginebench.run.model import find_models
+from enginebench.run.model import find_models, located_models
 from enginebench.run.progress import ProgressBar
-from enginebench.run.run import Run, RunRequest, choose, plan_of
+from enginebench.run.run import Run, RunRequest, choose, demand_of, plan_of
 from enginebench.store import profiles
 from enginebench.store.index import keep_up
 from enginebench.store.result import read_result
@@ -125,15 +125,16 @@ def run(
         debug=debug,
     )
     chosen = choose(request)
+    sought = (wanted.models or (DEFAULT_MODEL,), weights.value, model_type, demand_of(request, chosen))
+    if dry_run:
+        configs = {name: each.config for name, each in located_models(*sought).items()}
+        able, reasons = able_here(chosen, request.device, request.options)
+        print_plan(plan_of(request, able, configs), configs, request.device)
+        for label, reason in reasons.items():
+            print(printable(f"unavailable: {label}: {reason}"))
+        return
     with ProgressBar() as bar:
-        found = find_models(wanted.models or (DEFAULT_MODEL,), weights.value, model_type, request.workloads)
-        if dry_run:
-            configs = {name: each.checkpoint.config for name, each in found.items()}
-            able, reasons = able_here(chosen, request.device, request.options)
-            print_plan(plan_of(request, able, found), configs, request.device)
-            for label, reason in reasons.items():
-                print(printable(f"unavailable: {label}: {reason}"))
-            return
+        found = find_models(*sought)
         session = Run(request, chosen, found, bar)
         path = session.execute()
         keep_up(results, rows_of)

@@ -13,7 +13,8 @@ from enginebench.conformance import Check, run_conformance
 from enginebench.errors import UnavailableError, unknown
 from enginebench.plain_text import printable
 from enginebench.plan import plan as planning
-from enginebench.run.model import find_model
+from enginebench.plan.fit import Demand
+from enginebench.run.model import find_model, memory_here
 from enginebench.workspace import discovery, environment, pins
 from enginebench.workspace.discovery import ROOT
 from enginebench.workspace.new_engine import new_engine as write_engine
@@ -27,7 +28,8 @@ def conform(
     configuration: Annotated[str | None, typer.Option(help="default: the first one")] = None,
 ) -> None:
     """Run the conformance suite of the protocol against an engine."""
-    found = find_model(model, "auto", None, [planning.PRESETS["smoke"].workload])
+    room = memory_here(default_device()).room(default_device(), 1)
+    found = find_model(model, "auto", None, Demand((planning.PRESETS["smoke"].workload,), room_bytes=room))
     checks = _conform(engine, found.located.path, configuration)
     for check in checks:
         detail = "" if check.passed else f": {printable(check.detail)}"

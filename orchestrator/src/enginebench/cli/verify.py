@@ -12,7 +12,8 @@ from enginebench_protocol.host import default_device, default_threads
 from enginebench.errors import UnavailableError
 from enginebench.judge.ladder import Rung, tokenizer_rung
 from enginebench.plain_text import printable
-from enginebench.run.model import Model, find_model
+from enginebench.plan.fit import Demand
+from enginebench.run.model import Model, find_model, memory_here
 from enginebench.run.process import become_subreaper
 from enginebench.run.verify import Unverified, VerifyOrder, verify
 from enginebench.workspace import discovery, environment
@@ -37,7 +38,9 @@ def verify_engines(
 ) -> None:
     """Hold answers against the float32 reference, rung by rung; exit 1 if one fails."""
     chosen = [c for c in discovery.select(engines or ["all"], discovery.discover()) if c[0].role == "engine"]
-    found = find_model(model, weights.value, None, [])
+    name = default_device() if device is Device.auto else device.value
+    precisions = tuple(info.configurations[configuration].precision for info, configuration in chosen)
+    found = find_model(model, weights.value, None, Demand((), precisions, room_bytes=memory_here(name).room(name, 1)))
     count = sequences or (SEQUENCES_SMALL if found.checkpoint.file_bytes < SMALL_BYTES else SEQUENCES_LARGE)
     become_subreaper()
     print(
@@ -51,7 +54,7 @@ def verify_engines(
             configuration=configuration,
             module=info.module,
             model_path=found.located.path,
-            device=default_device() if device is Device.auto else device.value,
+            device=name,
             threads=threads or default_threads(),
             cache=environment.kernel_cache(info),
             n_sequences=count,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from enginebench_models.config import LlamaConfig
 
-from enginebench.errors import UsageError, unknown
+from enginebench.errors import unknown
 from enginebench.store.record import Case, Workload
 
 
@@ -88,23 +88,6 @@ class Plan:
         order = list(self.cases)
         random.Random(f"enginebench:{self.seed}:block:{number}").shuffle(order)  # noqa: S311 (not for secrets)
         return order
-
-
-def check_fits(workload: Workload, config: LlamaConfig, file_bytes: int, memory_bytes: int) -> None:
-    """Raises UsageError if the context or this machine's memory is too small for one request."""
-    tokens = workload.n_sent + workload.n_gen
-    if tokens > config.max_context:
-        depth = f"n_depth {workload.n_depth} + " if workload.n_depth else ""
-        raise UsageError(
-            f"{workload.name}: {depth}n_prompt {workload.n_prompt} + n_gen {workload.n_gen} = {tokens} tokens exceed "
-            f"the model's context of {config.max_context}: ask for fewer"
-        )
-    needed = file_bytes + tokens * config.kv_bytes_per_token(2)
-    if needed > memory_bytes:
-        raise UsageError(
-            f"{workload.name}: the model and a KV cache of {tokens} tokens need {needed / 1e9:.1f} GB, this machine "
-            f"has {memory_bytes / 1e9:.1f} GB: choose a smaller model or fewer tokens"
-        )
 
 
 ASSUMED_BANDWIDTH = {"cpu": 15e9, "cuda": 1.5e12}

@@ -8,19 +8,11 @@ from dataclasses import dataclass
 from enginebench_models.catalogue import Entry
 from enginebench_models.inventory import Held
 
-from enginebench.plan.fit import PRECISIONS
+from enginebench.plan.fit import PRECISIONS, Memory
 
 from .formats import Cell, Sheet
 
 KINDS = ("real", "synthetic", "unfinished")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of this machine, and of each of its GPUs."""
-
-    host_bytes: int
-    devices_bytes: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

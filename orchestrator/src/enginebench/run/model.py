@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.detect import check_model_type
-from enginebench_models.errors import ModelError
-from enginebench_models.store import LocatedModel, locate
+from enginebench_models.detect import TYPES, check_model_type
+from enginebench_models.errors import ModelError, ModelTypeMismatch
+from enginebench_models.store import LocatedModel, made, place
 from enginebench_models.validation import refuse_hostile
 from enginebench_protocol.host import cache_folder
 
-from enginebench.errors import UsageError
-from enginebench.plan.plan import check_fits
-from enginebench.store.record import Workload
+from enginebench.errors import UsageError, unknown
+from enginebench.machine.nvml import gpu_memories
+from enginebench.plan.fit import Demand, Memory, check_fits
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,75 @@ class Model:
 _SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "tied_embeddings")
 
 
-def find_models(
-    sources: Sequence[str], weights: str, model_type: str | None, workloads: Iterable[Workload]
-) -> dict[str, Model]:
-    """By name. Raises UsageError if two of them have the same one."""
-    wanted, found = list(workloads), dict[str, Model]()
+def find_models(sources: Sequence[str], weights: str, model_type: str | None, demand: Demand) -> dict[str, Model]:
+    """By name; all are checked before the first is made. Raises UsageError."""
+    located = located_models(sources, weights, model_type, demand)
+    return {each.name: _opened(source, each) for source, each in zip(sources, located.values(), strict=True)}
+
+
+def located_models(
+    sources: Sequence[str], weights: str, model_type: str | None, demand: Demand
+) -> dict[str, LocatedModel]:
+    """By name, checked as far as that goes without making any. Raises UsageError if two have the same name."""
+    found, of = dict[str, LocatedModel](), dict[str, str]()
     for source in sources:
-        model = find_model(source, weights, model_type, wanted)
-        if model.name in found:
-            raise UsageError(
-                f"{source} and {found[model.name].source} are both called {model.name}: rename one of them"
-            )
-        found[model.name] = model
+        located = located_model(source, weights, model_type, demand)
+        if located.name in found:
+            raise UsageError(f"{source} and {of[located.name]} are both called {located.name}: rename one of them")
+        found[located.name], of[located.name] = located, source
     return found
 
 
-def find_model(source: str, weights: str, model_type: str | None, workloads: Iterable[Workload]) -> Model:
-    """Locate (or synthesise) and check the model. Raises UsageError with the remedy."""
+def find_model(source: str, weights: str, model_type: str | None, demand: Demand) -> Model:
+    """Check the model, and make it if it is a synthetic one. Raises UsageError with the remedy."""
+    return _opened(source, located_model(source, weights, model_type, demand))
+
+
+def located_model(source: str, weights: str, model_type: str | None, demand: Demand) -> LocatedModel:
+    """Where it is, or where a synthetic one will be. Raises UsageError for one that cannot be run as asked."""
+    if model_type not in (None, *TYPES):
+        raise unknown("model type", str(model_type), TYPES)
     try:
         refuse_hostile(Path(source))
         if model_type is not None and Path(source).exists():
             check_model_type(Path(source), model_type)
-        located = locate(source, weights, cache_folder() / "models")
-        if located.path != Path(source):
-            refuse_hostile(located.path)
+        found = place(source, weights, cache_folder() / "models")
+        if found.path.exists() and found.path != Path(source):
+            refuse_hostile(found.path)
         if model_type is not None:
-            check_model_type(located.path, model_type)
-        checkpoint = open_checkpoint(located.path)
+            _check_type(found, model_type)
+        file_bytes = open_checkpoint(found.path).file_bytes if found.path.exists() else None
     except ModelError as error:
         raise UsageError(str(error)) from None
-    for workload in workloads:
-        check_fits(workload, checkpoint.config, checkpoint.file_bytes, psutil.virtual_memory().total)
-    return Model(source, located, checkpoint)
+    check_fits(found.name, found.config, demand, file_bytes)
+    return found
+
+
+def _opened(source: str, found: LocatedModel) -> Model:
+    """What was made just now is checked as everything else was before."""
+    is_new = not found.path.exists()
+    try:
+        made(found)
+        if is_new:
+            refuse_hostile(found.path)
+        return Model(source, found, open_checkpoint(found.path))
+    except ModelError as error:
+        raise UsageError(str(error)) from None
+
+
+def memory_here(device: str) -> Memory:
+    """All that this machine has."""
+    return Memory(psutil.virtual_memory().total, gpu_memories() if device == "cuda" else ())
+
+
+def _check_type(found: LocatedModel, expected: str) -> None:
+    """Of a model that is not made yet: all that can be made are LLaMA models."""
+    if found.path.exists():
+        check_model_type(found.path, expected)
+    elif expected != "llama":
+        raise ModelTypeMismatch(expected, "llama", found.path)
+
+
+def free_here(device: str) -> Memory:
+    """What is free of it now; of a GPU all, which an engine finds out."""
+    return Memory(psutil.virtual_memory().available, gpu_memories() if device == "cuda" else ())

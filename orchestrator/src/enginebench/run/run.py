@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from enginebench_protocol.host import cache_folder, default_device
 
 from enginebench.errors import UnavailableError, UsageError
@@ -28,9 +27,10 @@ from enginebench.machine.devices import device_count
 from enginebench.machine.energy import energy_counters
 from enginebench.machine.noise import noise
 from enginebench.machine.watch import Watch
+from enginebench.plan.fit import Demand
 from enginebench.plan.plan import Plan, Preset
 from enginebench.plan.schedule import Cost, Fit, cost_of, fit
-from enginebench.plan.sharding import DOES_NOT_SHARD, check_devices, sharded
+from enginebench.plan.sharding import check_devices, sharded
 from enginebench.plan.sweep import cases
 from enginebench.store.aa_floor import floors, place_of
 from enginebench.store.anonymous import without_login
@@ -48,6 +48,7 @@ from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
 from enginebench.workspace.selection import Selection, selected
 
+from .admission import cannot_run, demand
 from .launcher import Launcher, TaintedMachine
 from .model import Model
 from .process import Watchdog, become_subreaper
@@ -103,6 +104,10 @@ def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
     if all(info.role == "instrument" for info, _ in kept):
         raise UsageError(f"no configuration that was asked for computes in {' or '.join(request.precisions)}")
     return kept
+
+
+def demand_of(request: RunRequest, chosen: list[tuple[EngineInfo, str]]) -> Demand:
+    return demand(chosen, request.workloads, request.device, request.shards, request.options)
 
 
 def plan_of(request: RunRequest, chosen: list[tuple[EngineInfo, str]], models: Collection[str]) -> Plan:
@@ -162,7 +167,7 @@ class Run:
         for case in self.plan.cases:
             info = self.infos[case.id]
             name = self._environment(case)
-            reason = reasons.get(name) or self._cannot_run(info, case)
+            reason = reasons.get(name) or self._cannot_run(case)
             if reason is None and name not in self.interpreters:
                 try:
                     self.interpreters[name] = environment.prepare(
@@ -173,20 +178,10 @@ class Run:
             if reason is not None:
                 self.unavailable[case.id] = reason
 
-    def _cannot_run(self, info: EngineInfo, case: Case) -> str | None:
-        reason = discovery.unavailable_reason(
-            info, case.configuration, self.request.device, self.request.options.get(info.name, {})
-        )
-        if reason is None and case.shards > 1 and not info.shards:
-            reason = DOES_NOT_SHARD
-        checkpoint = self.models[case.model].checkpoint
-        if reason is None and info.role != "test" and checkpoint.format not in info.formats:
-            reason = f"reads {' and '.join(info.formats)} files, this model is {checkpoint.format}"
-        if reason is None and info.configurations[case.configuration].precision == "float32":
-            needed, free = 4 * checkpoint.config.weight_elements(), psutil.virtual_memory().available
-            if self.request.device == "cpu" and needed > free:
-                reason = f"float32 weights need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        return reason
+    def _cannot_run(self, case: Case) -> str | None:
+        info = self.infos[case.id]
+        options = self.request.options.get(info.name, {})
+        return cannot_run(info, case, self.models[case.model].checkpoint, self.request.device, options)
 
     def _launch_all(self) -> None:
         started = time.monotonic()

@@ -77,6 +77,8 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """A quantisation that it cannot do → the one of its own that comes nearest."""
     shards: bool = False
     """It can spread one model over several devices."""
+    whole_on_each: list[Literal["table", "head"]] = []
+    """What each of several devices then holds whole, of the tables of the vocabulary (plan/fit.py)."""
     profiles: bool = False
     """It answers `profile` with traces."""
     test_extra: str | None = None
