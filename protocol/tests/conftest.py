@@ -1,4 +1,4 @@
-"""Makes support/ importable, here and in the child processes of these tests."""
+"""The toy engine of support/ as a child process."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from enginebench_protocol.client import Client
 from enginebench_protocol.framing import FrameStream
 
 SUPPORT = Path(__file__).parent / "support"
-sys.path.insert(0, str(SUPPORT))
+"""On the path of every suite; of a child process it has to be told."""
 
 RUN_TOY = "from enginebench_protocol.main import run; run('toy_engine:ToyEngine', models='toy_engine:ToyModels')"
 

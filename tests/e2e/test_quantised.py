@@ -37,6 +37,19 @@ def quantised(source: Path, target: Path, block: GGMLQuantizationType) -> Path:
     return target
 
 
+def test_a_quantisation_that_only_a_gpu_has_is_a_row_that_says_so(run: Run) -> None:
+    _, result, _ = run("tensorrt", "vllm", "tensorrt-llm", "--device", "cpu", "--quantize", "int8", "fp8")
+    reasons = {f"{case['engine']}:{case['configuration']}": case["reason"] for case in result["cases"]}
+    del reasons["limit:default"]
+    assert reasons == {
+        **{f"tensorrt:{name}": "needs an NVIDIA GPU" for name in ("int8", "rtx-int8", "fp8", "rtx-fp8")},
+        "vllm:int8": "needs an NVIDIA GPU",
+        "vllm:fp8": "no fp8; nearest: --quantize int8",
+        "tensorrt-llm:int8": "no int8; it makes no quantised weights",
+        "tensorrt-llm:fp8": "no fp8; it makes no quantised weights",
+    }
+
+
 @pytest.mark.parametrize("block", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0])
 def test_every_engine_reads_quantised_files(run: Run, tmp_path: Path, block: GGMLQuantizationType) -> None:
     tiny, _, _ = LocalModels().locate("tiny", "synthetic")

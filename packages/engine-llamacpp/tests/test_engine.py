@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_contract import (
+    SAMPLINGS,
+    check_that_a_given_up_request_leaves_nothing,
+    check_that_ids_are_drawn_from_the_scored_rows,
+)
 from engine_llamacpp.engine import LlamacppEngine
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
-from enginebench_models.sampling import chooser
 from enginebench_models.synthesis import synthesise
-from enginebench_protocol.engine import GREEDY, Sampling
+from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure
 from gguf import GGUFWriter
 
@@ -251,20 +255,9 @@ def test_the_table_in_pyproject_names_the_configurations_of_the_class() -> None:
 
 
 def test_sampled_ids_are_drawn_from_the_logits_of_score(ready: Any) -> None:
-    ids = list(ready.engine.generate(PROMPT, 20, Sampling(0.8, 5)))
-    scored = np.asarray(ready.engine.score(PROMPT + array("i", ids[:-1]), len(PROMPT)))
-    for temperature, seed in ((0.8, 5), (0.8, 6), (0.4, 5)):
-        choose = chooser(temperature, seed)
-        assert ([choose(row) for row in scored] == ids) == ((temperature, seed) == (0.8, 5))
-    assert list(ready.engine.generate(PROMPT, 20, Sampling(1e-6, 5))) == list(ready.engine.generate(PROMPT, 20))
+    check_that_ids_are_drawn_from_the_scored_rows(ready.engine, PROMPT)
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, 5)], ids=["greedy", "sampled"])
+@SAMPLINGS
 def test_a_request_that_was_given_up_leaves_nothing(ready: Any, sampling: Sampling) -> None:
-    whole, drawn = list(ready.engine.generate(PROMPT, 20)), list(ready.engine.generate(PROMPT, 20, Sampling(0.8, 5)))
-    for n_taken in (1, 3):
-        ids = ready.engine.generate(array("i", range(30)), 20, sampling)
-        assert len([next(ids) for _ in range(n_taken)]) == n_taken
-        ids.close()
-        assert list(ready.engine.generate(PROMPT, 20)) == whole
-        assert list(ready.engine.generate(PROMPT, 20, Sampling(0.8, 5))) == drawn
+    check_that_a_given_up_request_leaves_nothing(ready.engine, PROMPT, sampling)

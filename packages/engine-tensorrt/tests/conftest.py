@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,6 +84,12 @@ class Ready:
 
 
 Loader = Callable[..., Ready]
+PROMPT = array("i", [5, 900, 3, 77, 1])
+BOTH = pytest.mark.parametrize("configuration", ["basic", "optimized"])
+
+
+def generated(ready: Ready, prompt: array[int], n_gen: int) -> list[int]:
+    return list(ready.engine.generate(prompt, n_gen))
 
 
 @pytest.fixture

@@ -54,11 +54,17 @@ class Settings:
     options: Options
 
 
+EVERYWHERE = ("float32", "float16")
+"""Precisions that every GPU has."""
 THOROUGH = Options(level=5, split_profiles=True)
 SETTINGS = {
     "basic": Settings(FULL, "float32", captured=False, options=Options()),
     "optimized": Settings(FULL, "float16", captured=True, options=THOROUGH),
     "rtx": Settings(RTX, "float16", captured=True, options=THOROUGH),
+    "int8": Settings(FULL, "int8", captured=True, options=THOROUGH),
+    "fp8": Settings(FULL, "fp8", captured=True, options=THOROUGH),
+    "rtx-int8": Settings(RTX, "int8", captured=True, options=THOROUGH),
+    "rtx-fp8": Settings(RTX, "fp8", captured=True, options=THOROUGH),
 }
 
 
@@ -70,6 +76,10 @@ class TensorrtEngine(Engine):
         "basic": "float32 without TF32, default builder, one context, loop on the host",
         "optimized": "float16, fused attention, two profiles, CUDA graph, token fed back on the device",
         "rtx": "optimized through TensorRT for RTX",
+        "int8": "optimized with the blocks' matrices in int8, a scale for each row",
+        "fp8": "optimized with the blocks' matrices in FP8 E4M3, a scale for each row",
+        "rtx-int8": "int8 through TensorRT for RTX",
+        "rtx-fp8": "fp8 through TensorRT for RTX",
     }
 
     options: ClassVar[Mapping[str, str]] = {
@@ -89,7 +99,8 @@ class TensorrtEngine(Engine):
             raise EngineFailure("unsupported", f"no configuration {request.configuration!r}", f"use one of {known}")
         settings, stages = SETTINGS[request.configuration], dict[str, int]()
         checkpoint = opened(request)
-        with explained(request.options.get("precision", "")):
+        precision = request.options.get("precision", settings.precision)
+        with explained("" if precision in EVERYWHERE else precision):
             self._device = chosen_device(request.device)
             with stage(stages, "import"):
                 library = import_library(settings.library)
@@ -211,8 +222,11 @@ def more(stages: dict[str, int], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def explained(asked: str) -> Iterator[None]:
-    """What can go wrong while loading, as the failures that the protocol knows. `asked`: a precision, or ""."""
+def explained(special: str) -> Iterator[None]:
+    """What can go wrong while loading, as the failures that the protocol knows.
+
+    `special`: a precision that a GPU may lack, or "".
+    """
     try:
         yield
     except Unsupported as error:
@@ -220,7 +234,7 @@ def explained(asked: str) -> Iterator[None]:
     except MemoryError as error:
         raise EngineFailure("out-of-memory", str(error) or "no memory left", "use a smaller model") from error
     except BuildFailed as error:
-        code, hint = ("unsupported", f"leave precision {asked} away") if asked else ("compile", "")
+        code, hint = ("unsupported", f"leave precision {special} away") if special else ("compile", "")
         raise EngineFailure(code, str(error)[:4000], hint) from error
     except ModelError as error:
         raise EngineFailure(error.code, str(error)) from error
