@@ -1,12 +1,12 @@
-"""What the worker in this process holds, read off its own tensors.
+"""What the worker in this process holds, read off its own tensors; and of several together.
 
 The pool of the KV cache is counted apart from the model, as it was allocated: blocks, not positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -41,6 +41,17 @@ def held(worker: Any) -> Held:
         read_bytes_per_token=weights_bytes - (0 if tied else table.nbytes - table[0].nbytes),
         kv_cache_bytes=pool.nbytes,
         max_positions=worker.max_seq_len,
+    )
+
+
+def total(workers: Sequence[Held]) -> Held:
+    """Of all together: they are alike, and their bytes add up."""
+    return replace(
+        workers[0],
+        weights_bytes=sum(worker.weights_bytes for worker in workers),
+        read_bytes_per_token=sum(worker.read_bytes_per_token for worker in workers),
+        kv_cache_bytes=sum(worker.kv_cache_bytes for worker in workers),
+        max_positions=min(worker.max_positions for worker in workers),
     )
 
 

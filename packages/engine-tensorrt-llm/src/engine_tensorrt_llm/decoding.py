@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engine_tensorrt_llm.account import Held
+from engine_tensorrt_llm.census import Census, counted
 from engine_tensorrt_llm.drawing import Drawn
 from engine_tensorrt_llm.forcing import Forced, empty_rows, written_rows
 from engine_tensorrt_llm.settings import greedy
@@ -53,6 +56,12 @@ class Decoder:
         if np.isnan(rows).any():
             raise Misled(f"TensorRT-LLM showed {np.count_nonzero(~np.isnan(rows))} of {rows.size} logits")
         return rows
+
+    def held_by(self, workers: int) -> list[Held]:
+        """What each of several workers holds. Raises Incomplete."""
+        folder = Path(mkdtemp(prefix="held-", dir=self.scratch))
+        list(self._request([ANY_ID], greedy(1) | {"logits_processor": Census(folder)}))
+        return counted(folder, workers)
 
     def close(self) -> None:
         self.llm.shutdown()

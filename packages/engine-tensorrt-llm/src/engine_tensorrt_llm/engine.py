@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
@@ -32,7 +32,8 @@ from enginebench_protocol.errors import EngineFailure
 from enginebench_protocol.host import installed_versions
 from enginebench_protocol.messages import Load, Loaded
 
-from engine_tensorrt_llm.account import Held, held
+from engine_tensorrt_llm.account import Held, held, total
+from engine_tensorrt_llm.census import Incomplete
 from engine_tensorrt_llm.decoding import Decoder
 from engine_tensorrt_llm.settings import Settings, environment
 
@@ -44,6 +45,7 @@ class TensorRtLlmEngine(Engine):
 
     name = "tensorrt-llm"
     configurations: ClassVar[Mapping[str, str]] = {"default": "16-bit, CUDA graphs, overlapped scheduling"}
+    shards = True
 
     def __init__(self) -> None:
         self._decoder: Decoder | None = None
@@ -56,16 +58,18 @@ class TensorRtLlmEngine(Engine):
             raise EngineFailure("unsupported", f"device {request.device!r}: needs an NVIDIA GPU", "use --device cuda")
         with stage(stages, "import"):
             library = imported(Path(request.cache))
+            check_gpus(request.shards, library.n_gpus())
         checkpoint, settings = opened(request, stages, progress)
         progress("read", 0.0)
         with stage(stages, "read"), refusals(library):
             llm = library.started(settings, request.threads)
-        self._decoder = Decoder(llm, library.sampling, settings.vocab_size, request.n_ctx, Path(request.scratch))
-        self._held = found = held(llm._executor)
+            self._decoder = Decoder(llm, library.sampling, settings.vocab_size, request.n_ctx, Path(request.scratch))
+            workers = held_by_workers(self._decoder, llm, request.shards)
+        self._held = found = total(workers)
         if found.max_positions < request.n_ctx:
             what = f"TensorRT-LLM made room for {found.max_positions} positions, not {request.n_ctx}"
             raise EngineFailure("out-of-memory", what, "use a smaller model or shorter requests")
-        return report(request, checkpoint, found, stages, library)
+        return report(request, checkpoint, workers, stages, library)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         decoder = self._ready(prompt, len(prompt) + n_gen)
@@ -104,9 +108,19 @@ def imported(cache: Path) -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:
         what = f"`tensorrt_llm` libraries not installed: {error}"
         raise EngineFailure("unsupported", what[:4000], WHERE_FROM) from None
-    if not library.sees_a_gpu():
-        raise EngineFailure("unsupported", "needs an NVIDIA GPU: torch sees none", "check nvidia-smi")
     return library
+
+
+def check_gpus(shards: int, found: int) -> None:
+    if not found:
+        raise EngineFailure("unsupported", "needs an NVIDIA GPU: torch sees none", "check nvidia-smi")
+    if shards > found:
+        raise EngineFailure("unsupported", f"{shards} shards, torch sees {found} GPUs", "ask for no more than those")
+
+
+def held_by_workers(decoder: Decoder, llm: Any, shards: int) -> list[Held]:
+    """The only worker is in this process. Raises Incomplete."""
+    return [held(llm._executor)] if shards == 1 else decoder.held_by(shards)
 
 
 def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tuple[Checkpoint, Settings]:
@@ -118,7 +132,7 @@ def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tup
         check_type(checkpoint)
         with stage(stages, "convert"):
             folder = folder_of(checkpoint, cache, lambda fraction: progress("convert", fraction))
-    return checkpoint, Settings(folder, checkpoint.config.vocab_size, request.n_ctx)
+    return checkpoint, Settings(folder, checkpoint.config.vocab_size, request.n_ctx, request.shards)
 
 
 def check_type(checkpoint: Checkpoint) -> None:
@@ -136,12 +150,15 @@ def refusals(library: ModuleType) -> Iterator[None]:
         yield
     except library.OutOfMemory as error:
         raise EngineFailure("out-of-memory", str(error), "use a smaller model, or more GPUs") from None
-    except (ValueError, RuntimeError) as error:  # pydantic's too; its C++ parts raise RuntimeError
+    except (ValueError, RuntimeError, Incomplete) as error:  # pydantic's too; its C++ parts raise RuntimeError
         code = "out-of-memory" if "out of memory" in str(error).lower() else "unsupported"
         raise EngineFailure(code, f"TensorRT-LLM: {error}"[:4000]) from error
 
 
-def report(request: Load, checkpoint: Checkpoint, found: Held, stages: dict[str, int], library: ModuleType) -> Loaded:
+def report(
+    request: Load, checkpoint: Checkpoint, workers: Sequence[Held], stages: dict[str, int], library: ModuleType
+) -> Loaded:
+    found, several = total(workers), len(workers) > 1
     return Loaded(
         id=request.id,
         weights_fingerprint=checkpoint.fingerprint,
@@ -149,7 +166,7 @@ def report(request: Load, checkpoint: Checkpoint, found: Held, stages: dict[str,
         weight_dtype=found.weight_dtype,
         activation_dtype=found.activation_dtype,
         kv_dtype=found.kv_dtype,
-        device=library.device_name(),
+        device=f"{len(workers)} × {library.device_name()}" if several else library.device_name(),
         threads=library.n_threads(),
         n_ctx=request.n_ctx,
         vocab_size=checkpoint.config.vocab_size,
@@ -158,6 +175,8 @@ def report(request: Load, checkpoint: Checkpoint, found: Held, stages: dict[str,
         read_bytes_per_token=found.read_bytes_per_token,
         stages=stages,
         versions=versions(library.cuda_version()),
+        shards=len(workers),
+        device_bytes=[each.weights_bytes + each.kv_cache_bytes for each in workers] if several else [],
     )
 
 

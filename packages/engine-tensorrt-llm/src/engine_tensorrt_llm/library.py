@@ -25,8 +25,8 @@ def started(settings: Settings, threads: int) -> LLM:
     )
 
 
-def sees_a_gpu() -> bool:
-    return bool(torch.cuda.is_available())
+def n_gpus() -> int:
+    return int(torch.cuda.device_count())
 
 
 def device_name() -> str:

@@ -24,7 +24,7 @@ class Settings:
     vocab_size: int
     n_ctx: int
     shards: int = 1
-    """Tensor parallel workers, one GPU each. More than one are processes of their own, which account.py cannot read."""
+    """Tensor parallel workers, one GPU each. More than one are processes of their own (census.py)."""
 
     @property
     def max_positions(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any
 import engine_tensorrt_llm
 import numpy as np
 import pytest
+from engine_tensorrt_llm import census
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.reference import KvCache, Reference
@@ -87,6 +89,9 @@ class Answer:
     def __init__(self, llm: LLM, prompt: list[int], parameters: Any) -> None:
         self.llm, self.parameters = llm, parameters
         self.cache, self.given = KvCache(llm.reference.config), prompt
+        processor = parameters.logits_processor
+        several = len(llm.workers) > 1  # each gets a copy, as it is a process of its own
+        self.processors = [pickle.loads(pickle.dumps(processor)) if several else processor for _ in llm.workers]
         self.n_left = min(parameters.max_tokens, llm.args.max_seq_len - len(prompt))
         self.finished, self.aborted, self.cached_tokens = False, False, llm.reused
         self.outputs = [SimpleNamespace(token_ids_diff=[], token_ids=[])]
@@ -111,9 +116,8 @@ class Answer:
         logits = reference.output(reference.forward(self.given, self.cache)[-1:])
         row = Tensor(logits.astype(np.float32).reshape(1, 1, -1), "float32")
         chosen = int(row.values.argmax())
-        if (processor := self.parameters.logits_processor) is not None and self.llm.calls_processors:
-            assert 4 <= len(inspect.signature(processor).parameters) <= 5
-            processor(1, row, [list(self.given)], None, None)
+        for gpu in reversed(range(len(self.llm.workers) - self.llm.n_silent)):
+            self.llm.process(self.processors[gpu], gpu, [list(self.given)], row)
         token = int(row.values.argmax()) if self.llm.follows else chosen
         token = dict(enumerate(self.llm.decodes)).get(len(self.outputs[0].token_ids), token)
         self.given = [token]
@@ -126,7 +130,7 @@ class Answer:
 class LLM:
     """tensorrt_llm.LLM with its worker in this process. The class attributes are switches of the tests."""
 
-    follows, calls_processors, reused, fails = True, True, 0, None
+    follows, calls_processors, reused, fails, n_silent = True, True, 0, None, 0
     decodes: Sequence[int] = ()
 
     def __init__(self, **given: Any) -> None:
@@ -136,7 +140,8 @@ class LLM:
         checkpoint = open_checkpoint(Path(self.args.model))
         self.reference, self.answers, self.is_shut_down = Reference(checkpoint), [], False
         self.args.max_seq_len = min(self.args.max_seq_len, checkpoint.config.max_context)
-        self._executor = worker(checkpoint, self.args)
+        self.workers = [worker(checkpoint, self.args) for _ in range(self.args.tensor_parallel_size)]
+        self._executor = self.workers[0] if len(self.workers) == 1 else SimpleNamespace()  # a proxy knows nothing
 
     def generate_async(self, inputs: list[int], sampling_params: Any, streaming: bool = False) -> Answer:
         assert streaming
@@ -148,14 +153,32 @@ class LLM:
         self.answers.append(Answer(self, inputs, sampling_params))
         return self.answers[-1]
 
+    def process(self, processor: Any, gpu: int, given: list[list[int]], row: Tensor) -> None:
+        """In the worker on that GPU; the others' rows are their own."""
+        if processor is None or not self.calls_processors:
+            return
+        assert 4 <= len(inspect.signature(processor).parameters) <= 5
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules["torch"].cuda, "current_device", lambda: gpu, raising=False)
+            patch.setattr(census, "worker_here", lambda: self.workers[gpu])
+            processor(1, row if gpu == 0 else Tensor(row.values.copy(), "float32"), given, None, None)
+
     def shutdown(self) -> None:
         self.is_shut_down = True
 
 
 def worker(checkpoint: Any, args: Any) -> Any:
-    """GenerationExecutorWorker, with the attributes that account.py reads. Tied weights are two parameters."""
-    dtype = {"f16": "float16", "bf16": "bfloat16"}[checkpoint.tensor("embed_tokens").dtype]
-    held = {name: Tensor(np.array(checkpoint.tensor(name).data), dtype) for name in checkpoint.names()}
+    """GenerationExecutorWorker, with the attributes that account.py reads. Tied weights are two parameters.
+
+    Of several each has its part of the matrices and of the cache.
+    """
+    dtype, n = (
+        {"f16": "float16", "bf16": "bfloat16"}[checkpoint.tensor("embed_tokens").dtype],
+        args.tensor_parallel_size,
+    )
+    whole = {name: np.array(checkpoint.tensor(name).data) for name in checkpoint.names()}
+    own = {name: values[: -(-len(values) // n)] if values.ndim > 1 else values for name, values in whole.items()}
+    held = {name: Tensor(np.array(values), dtype) for name, values in own.items()}
     table = held["embed_tokens"]
     head = held.get("lm_head") or Tensor(table.values, dtype)
     model = SimpleNamespace(
@@ -165,7 +188,7 @@ def worker(checkpoint: Any, args: Any) -> Any:
     )
     config, cache = checkpoint.config, args.kv_cache_config
     blocks = cache.max_tokens // cache.tokens_per_block
-    shape = (blocks, config.n_layers, 2, cache.tokens_per_block * config.n_kv_heads * config.head_dim)
+    shape = (blocks, config.n_layers, 2, cache.tokens_per_block * config.n_kv_heads // n * config.head_dim)
     pool = Tensor(np.zeros(shape, np.float16), dtype)
     engine = SimpleNamespace(
         model_engine=SimpleNamespace(model=model, dtype=f"torch.{dtype}"),
@@ -183,7 +206,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     torch.version = SimpleNamespace(cuda="13.0")
     torch.set_num_threads = lambda n: setattr(torch, "n_threads", n)
     torch.get_num_threads = lambda: torch.n_threads
-    torch.cuda = SimpleNamespace(is_available=lambda: torch.n_gpus > 0, get_device_name=lambda: "NVIDIA H200")
+    torch.cuda = SimpleNamespace(device_count=lambda: torch.n_gpus, get_device_name=lambda: "NVIDIA H200")
     package, llmapi = ModuleType("tensorrt_llm"), ModuleType("tensorrt_llm.llmapi")
     package.LLM, package.SamplingParams = type("LLM", (LLM,), {}), named("SamplingParams")
     llmapi.KvCacheConfig, llmapi.CudaGraphConfig = named("KvCacheConfig"), named("CudaGraphConfig")
