@@ -9,6 +9,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,7 @@ BLOCK_BYTES = 16 << 20
 ALIGNMENT = 32
 HEADER_BYTES = 1 << 20
 SAFETENSORS_NAMES = {"float16": "F16", "bfloat16": "BF16"}
+ITEM_BYTES = {"F16": 2, "BF16": 2, "I32": 4, "I64": 8}
 
 
 def folder_of(checkpoint: Checkpoint, cache: Path, progress: Callable[[float], None]) -> Path:
@@ -64,13 +66,19 @@ def written_folder(checkpoint: Checkpoint, cache: Path, progress: Callable[[floa
     check_frequencies(checkpoint)
     dtype = sixteen_bit_type(checkpoint)
     folder = cache / f"{checkpoint.fingerprint}-{dtype}-{FORM}"
+    return kept(folder, checkpoint, lambda scratch: write(checkpoint, dtype, scratch, progress))
+
+
+def kept(folder: Path, checkpoint: Checkpoint, fill: Callable[[Path], None]) -> Path:
+    """`folder`; if it is not there, filled under a temporary name and renamed. Raises NoRoom, OSError."""
     if folder.is_dir():
         return folder
+    cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
     check_room("A Hugging Face copy of the weights", 2 * checkpoint.config.weight_elements() + HEADER_BYTES, cache)
     scratch = Path(tempfile.mkdtemp(prefix=".", dir=cache))
     try:
-        write(checkpoint, dtype, scratch, progress)
+        fill(scratch)
         scratch.rename(folder)
     except OSError:
         if not folder.is_dir():  # another process was faster
@@ -138,13 +146,18 @@ def hugging_face_config(config: LlamaConfig) -> dict[str, Any]:
 def safetensors_header(
     shapes: Mapping[str, tuple[int, ...]], dtype: str, metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Of tensors of one 16-bit type that follow in this order (safetensors README, "Format")."""
+    """Of tensors of one 16-bit type that follow in this order."""
+    kind = SAFETENSORS_NAMES[dtype]
+    return header({hugging_face_name(name): (kind, shape) for name, shape in shapes.items()}, metadata)
+
+
+def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Of tensors that follow in this order: name → type and shape (safetensors README, "Format")."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
-    for name, shape in shapes.items():
-        end = offset + 2 * int(np.prod(shape))
-        entry = {"dtype": SAFETENSORS_NAMES[dtype], "shape": shape, "data_offsets": [offset, end]}
-        entries[hugging_face_name(name)] = entry
+    for name, (kind, shape) in tensors.items():
+        end = offset + ITEM_BYTES[kind] * prod(shape)
+        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)

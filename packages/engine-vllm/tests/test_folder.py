@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.fidelity import compare, probe_ids
-from enginebench_models.hugging_face import rounded_to_bfloat16, written_folder
+from enginebench_models.hugging_face import written_folder
+from enginebench_models.packed_folder import FORMS, packed_folder
+from enginebench_models.quantisation import QuantisedWeights, is_quantised
 from enginebench_models.reference import Reference
+from enginebench_models.sixteen_bits import rounded_to_bfloat16
 
 
 def written(checkpoint: Checkpoint, cache: Path) -> Path:
@@ -61,6 +64,36 @@ def test_config_json_says_nothing_that_vllm_would_act_on(gguf: Callable[[str], P
     config = json.loads((found / "config.json").read_text())
     assert (config["architectures"], config["dtype"]) == (["LlamaForCausalLM"], "float16")
     assert "quantization_config" not in config
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_compressed_tensors_own_reader_finds_the_recipes_numbers(model: Checkpoint, tmp_path: Path, kind: str) -> None:
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from safetensors import safe_open
+    from torch import Size
+
+    folder, recipe, form = packed_folder(model, kind, tmp_path, 2, lambda fraction: None), {}, FORMS[kind]
+    weights = QuantisedWeights(model, kind)
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        for name in (name for name in model.names() if is_quantised(name, model.tensor(name).shape)):
+            there = f"model.{name}.weight"
+            codes = unpack_from_int32(file.get_tensor(f"{there}_packed"), form.bits, Size(model.tensor(name).shape))
+            scales = file.get_tensor(f"{there}_scale").float()
+            values = (codes.float() * scales.repeat_interleave(codes.shape[1] // scales.shape[1], dim=1)).numpy()
+            recipe[name] = np.abs(values - weights.tensor(name).float32()).max() / np.abs(values).max()
+    assert max(recipe.values()) < 2**-11, recipe
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_vllm_takes_the_packed_folder_for_what_it_is(
+    gguf: Callable[[str], Path], tmp_path: Path, configured: Callable[..., Any], kind: str
+) -> None:
+    folder = packed_folder(open_checkpoint(gguf("tiny")), kind, tmp_path, 2, lambda fraction: None)
+    found = configured({"model": str(folder)}, eager=False, dtype="float16").quant_config
+    assert (found.get_name(), found.quant_format) == ("compressed-tensors", "pack-quantized")
+    assert found.ignore == ["lm_head"]
+    weights = found.target_scheme_map["Linear"]["weights"]
+    assert (weights.num_bits, weights.group_size) == (FORMS[kind].bits, FORMS[kind].group)
 
 
 def test_rounding_to_bfloat16_is_torchs() -> None:

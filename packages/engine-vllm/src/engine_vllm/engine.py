@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.errors import ModelError
 from enginebench_models.hugging_face import own_folder, sixteen_bit_type, written_folder
+from enginebench_models.packed_folder import FORMS, packed_folder
 from enginebench_protocol.engine import (
     GREEDY,
     Engine,
@@ -44,6 +45,8 @@ class VllmEngine(Engine):
     configurations: ClassVar[Mapping[str, str]] = {
         "default": "16-bit, compiled, CUDA graphs",
         "eager": "16-bit, neither compiled nor graphs",
+        "int8": "default with the blocks' matrices in int8, a scale for each row",
+        "int4": "default with the blocks' matrices in 4 bits, a scale for each 32",
     }
 
     shards = True
@@ -65,7 +68,7 @@ class VllmEngine(Engine):
             self._decoder = starting.started(settings, request.threads, stages)
             workers = self._decoder.engine.collective_rpc(account.held)
             self._held = account.total(workers)
-        return report(request, checkpoint, self._held, workers, stages)
+        return report(request, checkpoint, self._held, workers, settings.quantisation, stages)
 
     def generate(self, prompt: array[int], n_gen: int, sampling: Sampling = GREEDY) -> Iterator[int]:
         if sampling.greedy:
@@ -98,17 +101,23 @@ def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tup
         raise EngineFailure("unsupported", f"no configuration {request.configuration!r}", f"use one of {known}")
     if request.device != "cuda":
         raise EngineFailure("unsupported", f"device {request.device!r}: vLLM needs an NVIDIA GPU", "use --device cuda")
+    kind = request.configuration if request.configuration in FORMS else ""
     with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
-        folder = own_folder(checkpoint)
+        folder = None if kind else own_folder(checkpoint)
         if folder is None:
             with stage(stages, "convert"):
-                cache = Path(request.cache) / "hugging-face"
-                folder = written_folder(checkpoint, cache, lambda fraction: progress("convert", fraction))
-    eager = request.configuration == "eager"
-    dtype = sixteen_bit_type(checkpoint)
-    return checkpoint, Settings(folder, checkpoint.config, dtype, request.n_ctx, eager, request.shards)
+                folder = made_folder(checkpoint, kind, request, lambda fraction: progress("convert", fraction))
+    eager, dtype = request.configuration == "eager", sixteen_bit_type(checkpoint)
+    return checkpoint, Settings(folder, checkpoint.config, dtype, request.n_ctx, eager, request.shards, kind)
+
+
+def made_folder(checkpoint: Checkpoint, kind: str, request: Load, progress: Callable[[float], None]) -> Path:
+    cache = Path(request.cache) / "hugging-face"
+    if kind:
+        return packed_folder(checkpoint, kind, cache, request.threads, progress)
+    return written_folder(checkpoint, cache, progress)
 
 
 def check_library(cache: Path) -> None:
@@ -138,16 +147,16 @@ def refusals() -> Iterator[None]:
 
 
 def report(
-    request: Load, checkpoint: Checkpoint, held: Held, workers: Sequence[Held], stages: dict[str, int]
+    request: Load, checkpoint: Checkpoint, held: Held, workers: Sequence[Held], kind: str, stages: dict[str, int]
 ) -> Loaded:
-    """`held`: by all `workers` together. vLLM has one of them for each GPU."""
+    """`held`: by all `workers` together. vLLM has one of them for each GPU. `kind`: of quantisation, or ""."""
     import torch
 
     return Loaded(
         id=request.id,
         weights_fingerprint=checkpoint.fingerprint,
-        precision="16-bit",
-        weight_dtype=held.weight_dtype,
+        precision=kind or "16-bit",
+        weight_dtype=kind or held.weight_dtype,
         activation_dtype=held.activation_dtype,
         kv_dtype=held.kv_dtype,
         device=held.device,

@@ -28,6 +28,8 @@ class Settings:
     eager: bool
     shards: int = 1
     """Tensor parallel workers, one GPU each."""
+    quantisation: str = ""
+    """Of the folder's blocks; vLLM reads it in config.json."""
 
     @property
     def max_positions(self) -> int:
