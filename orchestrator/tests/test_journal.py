@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def test_everything_appended_is_read_back(tmp_path: Path, records: Any) -> None:
     expected = written(tmp_path / "journal", records)
     content = read_journal(tmp_path / "journal")
     assert content.launches == expected
-    assert content.header == {"schema_version": SCHEMA_VERSION, **HEADER}
+    assert content.header == {"schema_version": SCHEMA_VERSION, "pid": os.getpid(), **HEADER}
     assert content.damaged == []
 
 

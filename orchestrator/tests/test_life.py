@@ -11,17 +11,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from enginebench.machine.oom import OomKills
 from enginebench.machine.watch import Watch
 from enginebench.plan.schedule import Fit
 from enginebench.run import launch as launch_module
 from enginebench.run import launcher as launcher_module
+from enginebench.run.interrupts import Interrupts
 from enginebench.run.launch import run_launch
 from enginebench.run.launcher import Launcher, TaintedMachine
 from enginebench.run.limits import Ladder, Limits
 from enginebench.run.order import LaunchOrder
 from enginebench.run.passed_on import engine_environment
+from enginebench.run.spent import Spent
 from enginebench.store.record import Launch
 from enginebench.workspace.environment import Interpreter
 
@@ -185,10 +188,11 @@ def test_a_launch_that_leaves_something_behind_taints_the_machine(
     launcher.interpreter_of = lambda _: None  # type: ignore[assignment,return-value]
     launcher.device, launcher.threads, launcher.seed, launcher.silence_seconds = "cpu", 1, 0, 1.0
     launcher.options, launcher.watch, launcher.tell = {}, Watch(), None
-    launcher.folder, launcher.workloads, launcher.launches = tmp_path, [], []
+    launcher.folder, launcher.workloads, launcher.launches, launcher.recorded = tmp_path, [], [], []
+    launcher.interrupts, launcher.spent = Interrupts(), Spent(clock=lambda: 0)
     launcher.watchdog = None  # type: ignore[assignment]
     launcher.journal = SimpleNamespace(append=kept.append)  # type: ignore[assignment]
     launcher.bar = SimpleNamespace(say=lambda _: None, note=lambda _: None)  # type: ignore[assignment]
     with pytest.raises(TaintedMachine, match="left behind 1024 MiB of the GPU's memory"):
         launcher.launch(case, "profile", 0, 0, Fit(1, 1, 1, ()))
-    assert kept == launcher.launches == [launch]
+    assert kept == launcher.launches == [msgspec.structs.replace(launch, spent_ns=0)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from enginebench.errors import BenchError, UsageError
+from enginebench.errors import BenchError, StorageError, UsageError
 from enginebench.judge.assemble import CaseFacts, assemble
 from enginebench.judge.energy_metrics import energy_metrics
 from enginebench.judge.metrics import case_metrics
@@ -314,7 +314,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"cannot write result.json in .*: No space left"):
         write_result(tmp_path / "result.json", {**result, "run_id": "r2"})
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert read_result(tmp_path / "result.json")["run_id"] == "r1"

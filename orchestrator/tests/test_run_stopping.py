@@ -8,12 +8,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from enginebench.judge import stopping
 from enginebench.plan.plan import Plan, Stopping, preset
 from enginebench.plan.schedule import Cost, Fit
 from enginebench.run.launcher import Launcher
 from enginebench.run.run import Run
+from enginebench.run.spent import Spent
 from enginebench.store.record import Launch
 
 SWING = [-1.0, 1.0, -0.5, 0.5, -1.5, 1.5, -1.0, 1.0, -0.5, 0.5]
@@ -38,6 +38,7 @@ def made_up(
     run.infos = {case.id: SimpleNamespace(role="engine") for case in cases}  # type: ignore[misc]
     run.bar = SimpleNamespace(expect=lambda _: None, begin=lambda *_: None, note=lambda _: None)  # type: ignore[assignment]
     run.left_out, run.looks = [], []
+    run.spent = Spent()
     run.fit = Fit(10, 10, 3, ())
     launches: list[Launch] = []
 
@@ -46,13 +47,14 @@ def made_up(
             launches.append(records.timed([], case, block=block, failure=records.failure(reason="signal")))
             return launches[-1]
         ms = 4.0 * math.exp(cv * SWING[block % 10] * (case.configuration == "swinging"))
+        run.spent.ns += round(seconds() * 1e9)
         launches.append(records.timed([records.request(0, (10, 10 + ms, 10 + 2 * ms))], case, block=block))
         return launches[-1]
 
     run.launcher = Launcher.__new__(Launcher)
-    run.launcher.launches = launches
+    run.launcher.launches, run.launcher.recorded = launches, []
     run.launcher.launch, run.launcher.shown = launch, str  # type: ignore[method-assign, assignment]
-    run._timed_blocks({case.id: Cost(seconds(), 0.0) for case in cases}, 0.0)
+    run._timed_blocks({case.id: Cost(seconds(), 0.0) for case in cases})
     return run
 
 
@@ -83,10 +85,8 @@ def test_hopeless_noise_ends_it_at_once(records: Any) -> None:
     assert len(run.launcher.launches) == 20
 
 
-def test_the_time_budget_ends_it_in_the_middle_and_is_the_reason(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each launch is expected to take 10 s; the clock goes on by 20 s a block, and 250 s allow twelve blocks."""
-    clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr("enginebench.run.run.time", SimpleNamespace(monotonic=lambda: next(clock)))
+def test_the_time_budget_ends_it_in_the_middle_and_is_the_reason(records: Any) -> None:
+    """Each launch takes 10 s as expected, a block 20 s, and 250 s allow twelve blocks."""
     run = made_up(records, 0.015, budget=250.0, seconds=lambda: 10.0)
     assert [(look.launches, look.why) for look in run.looks] == [(10, None), (12, "the time budget was spent")]
     assert run.fit.launches == 12

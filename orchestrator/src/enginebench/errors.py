@@ -2,7 +2,8 @@
 
 BenchError
 ├── UsageError          wrong input: the value and the remedy; exit code 2
-└── UnavailableError    an engine cannot run on this machine: the reason; a row of the table, not the end of the run
+├── UnavailableError    an engine cannot run on this machine: the reason; a row of the table, not the end of the run
+└── StorageError        the disk is full or failed: the folder, and what is safe; exit code 1
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Base of the two."""
+    """Base of the three."""
 
 
 class UsageError(BenchError):
@@ -21,6 +22,10 @@ class UsageError(BenchError):
 
 class UnavailableError(BenchError):
     """This engine cannot run here."""
+
+
+class StorageError(BenchError):
+    """Something could not be written, or perhaps not kept."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

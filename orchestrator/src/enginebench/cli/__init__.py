@@ -1,7 +1,7 @@
 """The command line: `enginebench run | show | query | compare | history | doctor | …`, and what keeps the workspace.
 
-Data goes to stdout, progress and messages to stderr. Exit codes: 0 all fine, 1 a case failed, 2 wrong usage,
-3 inconclusive where a verdict was asked for, 70 a fault of enginebench itself.
+Data goes to stdout, progress and messages to stderr. Exit codes: 0 all fine, 1 a case or the disk failed, 2 wrong
+usage, 3 inconclusive where a verdict was asked for, 70 a fault of enginebench itself, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 import typer
 
-from enginebench.errors import BenchError
+from enginebench.errors import BenchError, StorageError
 from enginebench.plain_text import for_terminal
 from enginebench.workspace.discovery import discover
 
+from .basics import EXIT_FAILED
 from .group import group_of
 from .original import is_original, spelled_out, translated
 from .version import VersionOption
@@ -73,7 +74,7 @@ def main() -> None:
     except BenchError as error:
         _trace(words)
         print(for_terminal(f"enginebench: {error}"), file=sys.stderr)
-        raise SystemExit(EXIT_USAGE) from None
+        raise SystemExit(EXIT_FAILED if isinstance(error, StorageError) else EXIT_USAGE) from None
     except Exception as error:  # noqa: BLE001 (whatever it is, its user is told in one line)
         _trace(words)
         print(for_terminal(f"enginebench: {type(error).__name__}: {error} ({FAULT})"), file=sys.stderr)

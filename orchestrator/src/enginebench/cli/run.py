@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,17 +16,24 @@ from enginebench.judge.plain_case import is_spoiled
 from enginebench.judge.rows import rows_of
 from enginebench.plain_text import printable
 from enginebench.plan import plan as planning
+from enginebench.plan.fit import Demand
 from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
 from enginebench.plan.workload import counts, named
 from enginebench.report.formats import Output
 from enginebench.report.profile import kernel_sheet
+from enginebench.run.interrupts import Interrupts
+from enginebench.run.limits import Ladder
 from enginebench.run.model import find_models, located_models
+from enginebench.run.process import sweep_descendants
 from enginebench.run.progress import ProgressBar
-from enginebench.run.run import Run, RunRequest, choose, demand_of, plan_of
+from enginebench.run.request import RunRequest, choose, demand_of, plan_of
+from enginebench.run.resume import Begun, find_begun
+from enginebench.run.run import Run
 from enginebench.store import profiles
 from enginebench.store.index import keep_up
 from enginebench.store.result import read_result
 from enginebench.workspace import discovery
+from enginebench.workspace.discovery import EngineInfo
 
 from .basics import DEFAULT_MODEL, EXIT_FAILED, EXIT_INCONCLUSIVE, DebugOption, Device, Weights, WeightsOption, say
 from .dry_run import able_here, print_plan
@@ -45,10 +53,13 @@ QUANTIZE_HELP = "int8 nf4 float16 …: of each engine the configurations that ho
 FAIR_HELP = "fair: ranks and verdicts within one precision class; else each engine as it comes out of the box"
 TEMPERATURE_HELP = "of no effect here: a benchmark always takes the likeliest token"
 GREEDY = "a benchmark always takes the likeliest token, so that all engines do the same work; it is for prompt and chat"
+RESUME_HELP = "go on with a run that was interrupted, as it was asked for: its id, the beginning of it, or `latest`"
+BESIDE_RESUME = ("resume", "results", "output", "timing", "debug")
 WORKLOAD_HELP = f"{', '.join(named())}, or pp512+tg128@d4096; a list, or several times"
 
 
 def run(
+    context: typer.Context,
     engines: Annotated[list[str] | None, typer.Argument(help="ENGINE, ENGINE:CONFIGURATION or all")] = None,
     framework: Annotated[list[str] | None, typer.Option(help="the same, as the original suite called it")] = None,
     quantize: Annotated[list[str] | None, typer.Option(help=QUANTIZE_HELP)] = None,
@@ -77,6 +88,7 @@ def run(
     output: OutputOption = Output.table,
     timing: TimingOption = False,
     temperature: Annotated[float | None, typer.Option(min=0, help=TEMPERATURE_HELP)] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help=RESUME_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, run nothing")] = False,
     python: Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")] = None,
     energy: Annotated[bool | None, typer.Option(help="joules per token; default: in presets with verdicts")] = None,
@@ -93,6 +105,10 @@ def run(
         say(f"--temperature {temperature:g} has no effect: {GREEDY}")
     if timing and output is Output.benchstat:
         raise UsageError("--timing -o benchstat: its lines are launches; for requests take -o jsonl or -o csv")
+    if resume is not None:
+        _refuse_other_words(context)
+        go_on(resume, results, output, timing, debug)
+        return
     chosen_preset = planning.preset(preset, iterations, time_budget, cold)
     default = chosen_preset.workload
     typed = Sweep(
@@ -111,6 +127,9 @@ def run(
         seed=seed,
         results=results,
         silence_seconds=silence,
+        models=wanted.models or (DEFAULT_MODEL,),
+        weights=weights.value,
+        model_type=model_type,
         options=_options([*(option or []), *([f"ollama.host={ollama_host}"] if ollama_host else [])]),
         overrides=dict(_override(text) for text in python or []),
         command=tuple(sys.argv[1:]),
@@ -124,27 +143,89 @@ def run(
         profile=profile,
         debug=debug,
     )
-    chosen = choose(request)
-    sought = (wanted.models or (DEFAULT_MODEL,), weights.value, model_type, demand_of(request, chosen))
     if dry_run:
-        configs = {name: each.config for name, each in located_models(*sought).items()}
-        able, reasons = able_here(chosen, request.device, request.options)
-        print_plan(plan_of(request, able, configs), configs, request.device)
-        for label, reason in reasons.items():
-            print(printable(f"unavailable: {label}: {reason}"))
+        show_plan(request)
         return
-    with ProgressBar() as bar:
-        found = find_models(*sought)
-        session = Run(request, chosen, found, bar)
-        path = session.execute()
-        keep_up(results, rows_of)
-    result = read_result(path)
+    measure(request, output, timing)
+
+
+def show_plan(request: RunRequest) -> None:
+    chosen = choose(request)
+    configs = {name: each.config for name, each in located_models(*_sought(request, chosen)).items()}
+    able, reasons = able_here(chosen, request.device, request.options)
+    print_plan(plan_of(request, able, configs), configs, request.device)
+    for label, reason in reasons.items():
+        print(printable(f"unavailable: {label}: {reason}"))
+
+
+def measure(request: RunRequest, output: Output, timing: bool, begun: Begun | None = None) -> None:
+    """A run, or the rest of one that was begun. Ends with an exit code where not all is well."""
+    chosen = choose(request)
+    bar = ProgressBar()
+    with Interrupts(at_once=lambda: end_all(bar)) as interrupts:
+        try:
+            with bar:
+                found = find_models(*_sought(request, chosen))
+                session = Run(request, chosen, found, bar, interrupts, begun)
+                path = session.execute()
+        except KeyboardInterrupt:
+            say("interrupted before anything was measured")
+            raise typer.Exit(interrupts.exit_code) from None
+        keep_up(request.results, rows_of)
+        result = read_result(path)
+        with suppress(OSError) if session.interrupted else nullcontext():  # SIGHUP: nobody is there to read
+            print_run(result, path, request.profile, output, timing)
+            if session.interrupted:
+                run = session.run_id if request.results == DEFAULT_RESULTS else shown(session.folder)
+                say(f"interrupted: enginebench run --resume {run} goes on from here")
+    if code := interrupts.exit_code if session.interrupted and interrupts.number else exit_code(result):
+        raise typer.Exit(code)
+
+
+def end_all(bar: ProgressBar) -> None:
+    bar.console.show_cursor(True)
+    sweep_descendants(keep=set(), seconds=Ladder().sweep)
+
+
+def print_run(result: dict[str, Any], path: Path, profile: bool, output: Output, timing: bool) -> None:
     print_result(result, output, timing)
     if profile:
         print_kernels(path.parent, output)
     print(f"raw data: {shown(path)}", file=sys.stderr)
-    if code := exit_code(result):
-        raise typer.Exit(code)
+
+
+def go_on(name: str, results: Path, output: Output, timing: bool, debug: bool) -> None:
+    with find_begun(name, results, debug) as begun:
+        done = len(begun.content.launches)
+        if begun.finished:
+            say(f"{begun.run_id} has ended, with {done} launches: enginebench show {begun.run_id}")
+            return
+        say(f"{begun.run_id}: {done} launches are in its journal")
+        for damage in begun.content.damaged:
+            say(f"journal {damage}; left out")
+        measure(begun.request, output, timing, begun)
+
+
+def _refuse_other_words(context: typer.Context) -> None:
+    """What was asked of the run stands in its journal."""
+    given = [
+        parameter
+        for parameter in context.command.params
+        if parameter.name not in BESIDE_RESUME and _was_typed(context, parameter.name or "")
+    ]
+    if given:
+        raise UsageError(f"--resume goes on with what was asked at the beginning: leave out {given[0].opts[0]}")
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _sought(
+    request: RunRequest, chosen: list[tuple[EngineInfo, str]]
+) -> tuple[tuple[str, ...], str, str | None, Demand]:
+    return request.models, request.weights, request.model_type, demand_of(request, chosen)
 
 
 def exit_code(result: Mapping[str, Any]) -> int:

@@ -76,6 +76,7 @@ def _rebuilt(folder: Path, manifest: Manifest | None) -> StoredRun:
     cases = msgspec.convert(content.header["cases"], list[CaseFacts])
     left_out = "what its journal does not say" if manifest else "the rest: the run did not end"
     plan = {**content.header["plan"], **_done(content.launches), "left_out": [left_out]}
+    plan |= {"interrupted": manifest is None, "resumed": msgspec.to_builtins(content.resumed)}
     result = assemble(content.header["run_id"], content.header["environment"], plan, cases, content.launches)
     return StoredRun(result, rebuilt=True, remarks=[f"{fault}: made again from the journal", *_damage(folder, content)])
 

@@ -99,12 +99,14 @@ def _attempt(
     memory = MemoryPass(child.pid, order.watch) if order.kind == "check" else None
     conversation = Conversation(order, child, scratch, say, watch, memory)
     error: Exception | None = None
+    whole = False
     try:
         conversation.hold(nonce)
+        whole = True
     except (ProtocolError, EngineFailure, WrongOutput) as caught:
         error = caught
-    finally:
-        ending = _closed(child, order, error)
+    finally:  # also when we are interrupted
+        ending = _closed(child, order, error, whole=whole)
         oom_killed = _oom_killed(kills, ending, memory)
         if memory is not None:
             memory.close()
@@ -120,12 +122,12 @@ def _attempt(
     return found
 
 
-def _closed(child: ChildProcess, order: LaunchOrder, error: Exception | None) -> Ending:
+def _closed(child: ChildProcess, order: LaunchOrder, error: Exception | None, *, whole: bool) -> Ending:
     """A process whose stream has ended is given the time to end too; one that hangs says where."""
     ladder = order.limits.ladder
     if isinstance(error, (StreamClosed, Truncated)):
         child.wait(order.limits.death)
-    child.close(ladder.grace if error is None else ladder.broken_grace, stack=isinstance(error, Hang))
+    child.close(ladder.grace if whole else ladder.broken_grace, stack=isinstance(error, Hang))
     assert child.ending is not None
     return child.ending
 

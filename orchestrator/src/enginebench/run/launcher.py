@@ -35,11 +35,13 @@ from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter, kernel_cache
 
 from . import start_state
+from .interrupts import Interrupts
 from .launch import Judge, run_launch
 from .model import Model
 from .order import LaunchOrder
 from .process import Watchdog
 from .progress import ProgressBar
+from .spent import Spent
 
 
 class TaintedMachine(Exception):
@@ -68,6 +70,10 @@ class Launcher:
     folder: Path
     """Of the run."""
     journal: Journal
+    interrupts: Interrupts
+    spent: Spent
+    recorded: list[Launch]
+    """What an earlier process of this run measured, in its order, as far as it was not asked for again."""
     tell: Callable[[str], None] | None = None
     """LaunchOrder.tell"""
     launches: list[Launch] = field(default_factory=list)
@@ -75,6 +81,10 @@ class Launcher:
 
     def launch(self, case: Case, kind: Kind, block: int, number: int, fit: Fit) -> Launch:
         """`number`: its place in the block. `fit`: how many requests it has. Raises TaintedMachine."""
+        if (known := self._recorded(case, kind, block, number)) is not None:
+            self.spent.replayed(known.spent_ns or 0)
+            self.launches.append(known)
+            return known
         info, model = self.infos[case.id], self.models[case.model]
         judged = kind == "check" and info.role == "engine"
         order = LaunchOrder(
@@ -109,8 +119,10 @@ class Launcher:
             launch = run_launch(order, self.interpreter_of(case), self.bar.say, self.watchdog, judge)
         if info.role == "engine":
             launch = self._with_greedy(launch, model, order.cache)
-        self.journal.append(launch)
-        self.launches.append(launch)
+        launch = msgspec.structs.replace(launch, spent_ns=self.spent.launched())
+        with self.interrupts.held():
+            self.journal.append(launch)
+            self.launches.append(launch)
         if launch.failure is not None:
             self.bar.note(f"{self.shown(case)}: {launch.failure.reason}: {launch.failure.message}")
         if launch.remains:
@@ -120,6 +132,21 @@ class Launcher:
     def of_case(self, case: Case) -> list[Launch]:
         """The launches of a case so far."""
         return [launch for launch in self.launches if launch.case.id == case.id]
+
+    def _recorded(self, case: Case, kind: Kind, block: int, number: int) -> Launch | None:
+        for at, launch in enumerate(self.recorded):
+            if launch.place == (case, kind, block, number):
+                return self.recorded.pop(at)
+        return None
+
+    def is_next(self, launch: Launch) -> bool:
+        """Whether the same was launched again after it."""
+        return self.recorded[0].place == launch.place
+
+    @property
+    def all_launches(self) -> list[Launch]:
+        """Those too that were not come to again, because the run was interrupted on its way there."""
+        return [*self.launches, *self.recorded]
 
     def _with_greedy(self, launch: Launch, model: Model, folder: Path) -> Launch:
         """Of weights that are not the model's nothing counts: the gate says so for a check, a doubt for the others."""

@@ -14,12 +14,14 @@ import msgspec
 
 from enginebench.errors import UsageError
 
+from . import files
 from .anonymous import without_login
 from .journal import SCHEMA_VERSION, refuse_newer
 from .result import write_whole
+from .run_folder import JOURNAL, RESULT
 
 NAME = "manifest.json"
-SEALED = ("journal", "result.json")
+SEALED = (JOURNAL, RESULT)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +44,16 @@ def seal(folder: Path, run_id: str, command: Sequence[str], commit: str | None) 
         files={name: file_sha256(folder / name) for name in SEALED if (folder / name).is_file()},
     )
     write_whole(folder / NAME, msgspec.json.format(msgspec.json.encode(manifest)).decode() + "\n")
+
+
+def unseal(folder: Path) -> None:
+    """The run goes on: until it ends its journal alone says what was measured. Raises StorageError."""
+    try:
+        for name in (NAME, RESULT):
+            files.remove(folder / name)
+        files.sync_folder(folder)
+    except OSError as error:
+        raise files.failed(error, f"remove {NAME} and {RESULT}", folder) from error
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -350,10 +350,17 @@ class Launch(Record, frozen=True):
     """Of a cold launch: what its processes had from the disk until the last request, by /proc/PID/io."""
     sandbox: str | None = None
     """Of a check: what the engine's process had given up, read from outside after its hello."""
+    spent_ns: int | None = None
+    """Of the run, from the end of its set-up to the end of this launch, interruptions left out: its time budget."""
 
     @property
     def ok(self) -> bool:
         return self.failure is None
+
+    @property
+    def place(self) -> tuple[Case, Kind, int, int]:
+        """Its place in the plan; one that was repeated shares it."""
+        return self.case, self.kind, self.block, self.order
 
     @property
     def counts(self) -> bool:
@@ -372,3 +379,13 @@ class Launch(Record, frozen=True):
     @property
     def measured(self) -> list[Request]:
         return [r for r in self.requests if r.phase == "measured"]
+
+
+class Resumed(Record, frozen=True):
+    """A run was interrupted before this and went on from here. `launches`: how many were behind it."""
+
+    resumed_at: str
+    pid: int
+    launches: int
+    remarks: list[str] = []
+    """What may differ from the beginning."""

@@ -6,10 +6,9 @@ Its fields are described in results/SCHEMA.md and in results/result.schema.json.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,8 @@ import jsonschema
 from enginebench.errors import BenchError, UsageError
 from enginebench.workspace.discovery import ROOT
 
-from .journal import refuse_newer, sync_folder
+from . import files
+from .journal import refuse_newer
 
 SCHEMA_FILE = ROOT / "results" / "result.schema.json"
 
@@ -34,19 +34,24 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A reader sees the old file or the whole new one, also after a loss of power."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """A reader sees the old file or the whole new one, also after a loss of power. Raises StorageError.
+
+    One writer at a time: what a crash leaves half written is overwritten by the next.
+    """
+    half = path.with_name(f".{path.name}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        descriptor = files.scratch(half)
+        try:
+            files.write_all(descriptor, text.encode())
+            files.sync(descriptor)
+        finally:
+            files.close(descriptor)
+        files.rename(half, path)
+        files.sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            files.remove(half)
+        raise files.failed(error, f"write {path.name}", path.parent) from error
 
 
 def read_result(path: Path, sealed: bool = False) -> dict[str, Any]:
