@@ -56,6 +56,10 @@ browser:
 selfbench *ARGS:
     {{ uv }} run python tests/selfbench/run.py "$@"
 
+# engines that go wrong in every way and every state, three times over: some 15 minutes that mostly wait
+torture *ARGS:
+    {{ uv }} run python tests/faults/torture.py "$@"
+
 # a million damaged model files against the validator, and what it accepts against llama.cpp and safetensors
 torture-files *ARGS:
     {{ uv }} run python tests/torture/files.py "$@"

@@ -34,8 +34,9 @@ UNTIMED = [
     "tests/conformance",
     *(
         f"tests/e2e/test_{name}.py"
-        for name in ("bad_input", "chat", "docs", "original", "prompt", "quantised", "shards")
+        for name in ("bad_input", "beside_faults", "chat", "docs", "original", "prompt", "quantised", "shards")
     ),
+    "tests/faults",
 ]
 HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests", *UNTIMED]
 DEFAULT = ["-m", "not gpu and not slow"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,3 +121,19 @@ def test_logits_that_are_no_numbers_fail(judged: Judge, reference: np.ndarray, v
 def test_a_missing_file_fails(checkpoint: Checkpoint, probe: list[int], cache: Path, tmp_path: Path) -> None:
     reading = judge(checkpoint, probe, PREFILL, tmp_path / "no.npy", "0" * 64, ROWS, "16-bit", cache)
     assert reading.reasons == ["the logits file cannot be read: FileNotFoundError"]
+
+
+def test_a_pipe_a_device_and_a_file_of_holes_fail_without_being_read(
+    checkpoint: Checkpoint, probe: list[int], cache: Path, tmp_path: Path
+) -> None:
+    """Each of them would be read for ever."""
+    pipe, holes = tmp_path / "pipe", tmp_path / "holes"
+    os.mkfifo(pipe)
+    with holes.open("wb") as file:
+        file.truncate(1 << 40)
+    reasons = [
+        judge(checkpoint, probe, PREFILL, path, "0" * 64, ROWS, "16-bit", cache).reasons[0]
+        for path in (pipe, Path("/dev/zero"), holes)
+    ]
+    assert reasons[:2] == ["what the engine names as its logits is not a file"] * 2
+    assert reasons[2].startswith("the logits file holds 1099511627776 bytes instead of float32")

@@ -93,6 +93,15 @@ def test_one_that_computes_is_waited_for_until_the_deadline(engine: Engine) -> N
     assert not isinstance(caught.value, Hang)
 
 
+def test_a_deadline_just_after_a_look_does_not_make_it_a_hang(engine: Engine) -> None:
+    """In so few milliseconds nobody has used the processor for long."""
+    silence = 5 * STALL / 4 + 0.005
+    stream, _ = engine.vigil_of(computing, silence=silence)
+    with pytest.raises(DeadlineExceeded, match="though it is alive") as caught:
+        stream.receive(timeout=silence)
+    assert not isinstance(caught.value, Hang)
+
+
 def test_one_that_stops_computing_is_a_hang_from_then_on(engine: Engine) -> None:
     steps = itertools.chain([0, 10**9, 2 * 10**9], itertools.repeat(2 * 10**9))
     stream, _ = engine.vigil_of(lambda: Signs(next(steps), 0))

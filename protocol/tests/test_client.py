@@ -15,8 +15,9 @@ from enginebench_protocol.errors import (
     MessageError,
     ProtocolError,
     StreamClosed,
+    Truncated,
 )
-from enginebench_protocol.framing import FrameStream
+from enginebench_protocol.framing import FrameStream, framed
 from enginebench_protocol.messages import (
     Account,
     Done,
@@ -195,3 +196,18 @@ def test_an_engine_that_left_is_a_closed_stream(scripted: Scripted) -> None:
     scripted.close(scripted.engine_writes)
     with pytest.raises(StreamClosed):
         scripted.client.memory(1)
+
+
+@pytest.mark.parametrize(
+    ("last_words", "error"),
+    [(b"", StreamClosed), (b"\x00\x00\x00\x09half", Truncated), (framed(b"\xc1"), MessageError)],
+)
+def test_what_an_engine_said_before_it_was_gone_tells_more_than_that_it_is_gone(
+    scripted: Scripted, last_words: bytes, error: type[ProtocolError]
+) -> None:
+    """The request cannot be sent any more, but what came before can be read."""
+    os.write(scripted.engine_writes, last_words)
+    scripted.close(scripted.engine_writes, scripted.engine_reads)
+    with pytest.raises(ProtocolError) as found:
+        scripted.client.memory(1.0)
+    assert type(found.value) is error

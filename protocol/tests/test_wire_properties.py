@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from document import tag
 from enginebench_protocol.codec import decode, encode, pack_ids, pack_times, unpack_ids, unpack_times
 from enginebench_protocol.errors import FrameError, MessageError, ProtocolError
 from enginebench_protocol.framing import framed
@@ -19,6 +20,8 @@ from enginebench_protocol.messages import (
     CONTROL_FRAME_BYTES,
     DATA_FRAME_BYTES,
     MAX_TOKENS,
+    Account,
+    Cancel,
     Done,
     Failed,
     FromEngine,
@@ -26,12 +29,23 @@ from enginebench_protocol.messages import (
     Generated,
     Hello,
     Load,
+    Loaded,
+    Memory,
+    Profile,
+    Profiled,
     Progress,
     Request,
+    Score,
+    Scored,
+    Shutdown,
+    ToEngine,
     Token,
+    Unload,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
+from samples import SAMPLES
 from wire import Pieces, Wire, chunks, decoded, from_engine, golden_frames, read_all, to_engine
 
 GOLDEN = golden_frames()
@@ -51,11 +65,25 @@ texts = st.text(max_size=400)
 packed = st.lists(st.integers(0, (1 << 31) - 1), max_size=40).map(pack_ids)
 counts = st.integers(0, 1 << 62)
 messages = st.one_of(
-    st.builds(Done, id=ids),
+    st.sampled_from([Done, Cancel, Memory, Unload, Shutdown]).flatmap(lambda kind: st.builds(kind, id=ids)),
+    st.builds(Score, id=ids, tokens=packed, n_prefill=st.integers(1, MAX_TOKENS)),
+    st.builds(Scored, id=ids, path=names, sha256=st.just("cd" * 32), n_rows=st.integers(1, 1 << 31)),
+    st.builds(Profile, id=ids, prompt=packed, n_gen=st.integers(1, MAX_TOKENS)),
+    st.builds(Profiled, id=ids, files=st.dictionaries(names, names, max_size=4)),
+    st.builds(Account, id=ids, weights_bytes=counts, kv_cache_bytes=counts, workspace_bytes=st.none() | counts),
     st.builds(Progress, id=ids, stage=names, fraction=st.floats(0, 1)),
     st.builds(Token, id=ids, index=counts, token=st.integers(0, (1 << 31) - 1)),
     st.builds(Failed, id=ids, code=names, message=texts, hint=texts, detail=texts),
-    st.builds(Generate, id=ids, prompt=packed, n_gen=st.integers(1, MAX_TOKENS), stream=st.booleans()),
+    st.builds(
+        Generate,
+        id=ids,
+        prompt=packed,
+        n_gen=st.integers(1, MAX_TOKENS),
+        stream=st.booleans(),
+        temperature=st.floats(0, 10),
+        seed=counts,
+        stop=packed,
+    ),
     st.builds(
         Generated,
         id=ids,
@@ -86,6 +114,19 @@ messages = st.one_of(
         cache=names,
         scratch=names,
         options=st.dictionaries(names, texts, max_size=4),
+        shards=st.integers(1, 1 << 31),
+    ),
+    st.builds(
+        Loaded,
+        id=ids,
+        weights_fingerprint=st.just("ef" * 32),
+        **dict.fromkeys(("precision", "weight_dtype", "activation_dtype", "kv_dtype", "device"), names),
+        **dict.fromkeys(("threads", "n_ctx", "vocab_size"), st.integers(1, 1 << 31)),
+        **dict.fromkeys(("weights_bytes", "kv_cache_bytes", "read_bytes_per_token"), counts),
+        stages=st.dictionaries(names, counts, max_size=4),
+        versions=st.dictionaries(names, texts, max_size=4),
+        device_bytes=st.lists(counts, max_size=4),
+        weights_path=texts,
     ),
 )
 values = st.recursive(
@@ -185,7 +226,7 @@ def test_only_what_may_be_received_is_sent(length: int) -> None:
 
 @given(messages)
 def test_every_message_that_can_be_made_survives_the_wire(message: Any) -> None:
-    assert decode(encode(message), Request | FromEngine) == message
+    assert decode(encode(message), ToEngine | FromEngine) == message
 
 
 @given(values)
@@ -250,6 +291,20 @@ def test_a_client_that_is_answered_with_anything_ends_with_a_typed_error(
     assert at_once(lambda: from_engine(raw, places)) in {
         "StreamClosed", "FrameError", "Truncated", "MessageError", "HandshakeError",
     }  # fmt: skip
+
+
+def test_a_whole_session_cut_in_two_anywhere_goes_the_same_way_at_either_end() -> None:
+    requests = b"".join(
+        GOLDEN[name] for name in ["load", "generate", "score", "profile", "memory", "unload", "shutdown"]
+    )
+    assert {to_engine(requests, [cut]) for cut in range(len(requests))} == {0}
+    samples = {tag(type(sample)): sample for sample in SAMPLES}
+    ids = {"progress": 1, "loaded": 1, "token": 2, "generated": 2, "scored": 3, "profiled": 4, "account": 5}
+    replies = [*(structs.replace(samples[name], id=id_) for name, id_ in ids.items()), Done(id=6), Done(id=7)]
+    answers = b"".join(framed(encode(message)) for message in (samples["hello"], *replies))
+    assert {from_engine(answers, [cut]) for cut in range(len(answers))} == {""}
+    torn = {from_engine(answers[:cut]) for cut in range(len(answers))}
+    assert torn == {"StreamClosed", "Truncated"}
 
 
 def test_the_stand_in_for_a_pipe_splits_as_it_was_told() -> None:

@@ -34,7 +34,7 @@ def planted(proc: Path, pid: int, ticks: tuple[int, int, int, int], rchar: int =
 def test_they_are_summed_over_the_processes_with_the_time_of_those_that_they_reaped(tmp_path: Path) -> None:
     planted(tmp_path, 5, (100, 20, 3, 4), rchar=1000, read_bytes=4096)
     planted(tmp_path, 6, (1, 0, 0, 0), rchar=10)
-    assert read_signs([5, 6, 7], proc=tmp_path) == Signs(cpu_ns=128 * SECOND // 100, read_bytes=5106)  # 7 is gone
+    assert read_signs([5, 6, 7], proc=tmp_path) == Signs(cpu_ns=128 * SECOND // 100, io_bytes=5120)  # 7 is gone
 
 
 def test_a_gpu_that_works_is_a_sign(tmp_path: Path) -> None:

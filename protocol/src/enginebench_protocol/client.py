@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from .codec import decode, encode, pack_ids
 from .engine import GREEDY, Sampling
-from .errors import EngineFailure, HandshakeError, MessageError
+from .errors import EngineFailure, HandshakeError, MessageError, StreamClosed
 from .framing import FrameStream
 from .messages import (
     CONTROL_FRAME_BYTES,
@@ -136,7 +136,11 @@ class Client:
     def request(self, request: Request, timeout: float, on_event: EventSink | None = None) -> Received:
         """Send, pass events on, return the terminal reply. Raises EngineFailure when the engine says that it cannot."""
         sent_ns = time.perf_counter_ns()
-        self._send(request, timeout)
+        try:
+            self._send(request, timeout)
+        except StreamClosed:
+            self._answer(request, timeout, on_event, sent_ns)  # what it said before it closed tells more
+            raise
         try:
             return self._answer(request, timeout, on_event, sent_ns)
         finally:

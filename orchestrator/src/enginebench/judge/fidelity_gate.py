@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from .impact import impact
 from .reference_weights import Source
 
 Logits = npt.NDArray[np.float32]
+HEADER_BYTES = 4096
+"""More than the header of any .npy file of one matrix."""
 
 
 class BadLogits(Exception):
@@ -74,6 +77,12 @@ def judge(
 def read_logits(path: Path, sha256: str, shape: tuple[int, int]) -> Logits:
     """The matrix, memory-mapped. Raises BadLogits unless hash, type and shape are those announced."""
     try:
+        # Before it is opened: a pipe or a device would be read for ever, and so would a file of holes.
+        kind = path.stat()
+        if not stat.S_ISREG(kind.st_mode):
+            raise BadLogits("what the engine names as its logits is not a file")
+        if kind.st_size > 4 * math.prod(shape) + HEADER_BYTES:
+            raise BadLogits(f"the logits file holds {kind.st_size} bytes instead of float32 {list(shape)}")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:

@@ -17,7 +17,7 @@ LEAST_CPU_SHARE = 0.01
 """Of the time between two looks: less is a thread that wakes up to see that there is nothing to do."""
 LEAST_CPU_NS = 50_000_000
 """At least: the kernel tells it in ticks of 10 ms, so that one tick more may be nothing at all."""
-LEAST_READ_RATE = 64 * 1024
+LEAST_IO_RATE = 64 * 1024
 """Bytes per second, likewise."""
 
 
@@ -26,7 +26,8 @@ class Signs:
     """Sums over the processes that live; what a process took that is reaped counts in its parent's."""
 
     cpu_ns: int
-    read_bytes: int
+    io_bytes: int
+    """Read and written: one that converts weights, or waits for us to read its stderr, works."""
     gpu_percent: int | None = None
     """Of the moment; None where there is no GPU or nobody can tell."""
 
@@ -36,7 +37,7 @@ def read_signs(pids: Iterable[int], gpu: NvmlGpu | None = None, proc: Path = PRO
     found = list(pids)
     return Signs(
         cpu_ns=sum(_cpu_ns(proc / str(pid)) for pid in found),
-        read_bytes=sum(_read_bytes(proc / str(pid)) for pid in found),
+        io_bytes=sum(_io_bytes(proc / str(pid)) for pid in found),
         gpu_percent=None if gpu is None else gpu.utilisation_percent(),
     )
 
@@ -45,7 +46,7 @@ def alive(before: Signs, now: Signs, seconds: float) -> bool:
     """Whether something was done in the `seconds` between two looks. A process that left the tree is a sign too."""
     return (
         abs(now.cpu_ns - before.cpu_ns) >= max(LEAST_CPU_NS, LEAST_CPU_SHARE * seconds * 1e9)
-        or abs(now.read_bytes - before.read_bytes) >= LEAST_READ_RATE * seconds
+        or abs(now.io_bytes - before.io_bytes) >= LEAST_IO_RATE * seconds
         or bool(now.gpu_percent)
     )
 
@@ -56,7 +57,7 @@ def _cpu_ns(folder: Path) -> int:
     return sum(map(int, words[11:15])) * TICK_NS
 
 
-def _read_bytes(folder: Path) -> int:
-    """By system calls (rchar), and from the disk (read_bytes: pages of mapped files come that way)."""
+def _io_bytes(folder: Path) -> int:
+    """By system calls (rchar, wchar), and from the disk (read_bytes: pages of mapped files come that way)."""
     counts = dict(line.split(":") for line in lines_of(folder / "io") if ":" in line)
-    return int(counts.get("rchar", 0)) + int(counts.get("read_bytes", 0))
+    return sum(int(counts.get(name, 0)) for name in ("rchar", "wchar", "read_bytes"))

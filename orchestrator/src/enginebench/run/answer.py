@@ -6,6 +6,7 @@ from typing import Any
 
 from enginebench_protocol.client import Received
 from enginebench_protocol.codec import unpack_ids, unpack_times
+from enginebench_protocol.errors import MessageError
 from enginebench_protocol.messages import Generated
 from enginebench_protocol.prompts import ids_sha256
 
@@ -17,14 +18,24 @@ class WrongOutput(Exception):
 
 
 def recorded(
-    generated: Generated, received: Received, prompt: bytes, n_gen: int, iteration: int, phase: Any
+    generated: Generated,
+    received: Received,
+    prompt: bytes,
+    n_gen: int,
+    vocab_size: int,
+    iteration: int,
+    phase: Any,
 ) -> Request:
     """Raises WrongOutput unless the engine did the work it was asked for."""
-    times = unpack_times(generated.t_token_ns)
-    tokens = unpack_ids(generated.tokens)
+    try:
+        tokens, times = unpack_ids(generated.tokens), unpack_times(generated.t_token_ns)
+    except MessageError as error:
+        raise WrongOutput(str(error)) from None
     if (len(tokens), len(times)) != (n_gen, n_gen):
         raise WrongOutput(f"{len(tokens)} tokens and {len(times)} times instead of {n_gen}")
-    if generated.prompt_sha256 != ids_sha256(prompt):
+    if max(tokens) >= vocab_size:
+        raise WrongOutput(f"token id {max(tokens)} outside the vocabulary of {vocab_size}")
+    if (generated.n_prompt, generated.prompt_sha256) != (len(unpack_ids(prompt)), ids_sha256(prompt)):
         raise WrongOutput("the engine answered another prompt than the one sent")
     if times[0] < generated.t_start_ns:
         raise WrongOutput("the first token is stamped before the request started")

@@ -143,7 +143,7 @@ class Conversation:
             self.vigil.enter(f"energy request {iteration + 1}")
             prompt = self._prompt(iteration, n_sent)
             generated, received = self.client.generate(prompt, count, self.order.silence_seconds)
-            recorded(generated, received, prompt, count, iteration, "measured")
+            recorded(generated, received, prompt, count, self._vocab_size, iteration, "measured")
 
         if self.watch is not None:
             self.watch.start(self.child.pid)
@@ -203,7 +203,7 @@ class Conversation:
         n_sent, n_gen = self.order.case.workload.tokens_of(phase)
         prompt = self._prompt(iteration, n_sent)
         generated, received = self.client.generate(prompt, n_gen, self.order.silence_seconds)
-        request = recorded(generated, received, prompt, n_gen, iteration, phase)
+        request = recorded(generated, received, prompt, n_gen, self._vocab_size, iteration, phase)
         if iteration < CHECK_REQUESTS or repeat:
             request = msgspec.structs.replace(request, repeat=repeat, tokens=unpack_ids(generated.tokens).tolist())
         if not self.requests:
@@ -218,7 +218,12 @@ class Conversation:
         return statistics.median(durations) / 1e9 if phase == "measured" and durations else None
 
     def _prompt(self, iteration: int, n_sent: int) -> bytes:
-        return pack_ids(prompt_ids(self.order.seed, iteration, n_sent, self.facts["loaded"].vocab_size))
+        return pack_ids(prompt_ids(self.order.seed, iteration, n_sent, self._vocab_size))
+
+    @property
+    def _vocab_size(self) -> int:
+        size: int = self.facts["loaded"].vocab_size
+        return size
 
 
 def loaded_facts(loaded: Loaded) -> LoadedFacts:

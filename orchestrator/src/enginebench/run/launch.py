@@ -45,6 +45,7 @@ class _Found:
     facts: dict[str, Any] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     failure: Failure | None = None
+    ended: str = ""
     remains: list[str] = field(default_factory=list)
 
 
@@ -68,6 +69,7 @@ def run_launch(
         requests=found.requests,
         **_around(watch, order.kind),
         start_state=order.start_state,
+        ended=found.ended,
         remains=found.remains,
         **found.facts,
     )
@@ -115,7 +117,9 @@ def _attempt(
     if error is not None:
         scene = Scene(conversation.stage, ending, child.last_lines(), order.device, oom_killed)
         found.failure = failure_of(error, scene)
-    elif judge is not None and logits is not None:
+        return found
+    found.ended = _badly_ended(ending)
+    if judge is not None and logits is not None:
         say("comparing logits with the float32 reference")
         path, sha256, n_rows = logits
         found.facts["fidelity"] = judge(path, sha256, n_rows, found.facts["loaded"])
@@ -130,6 +134,13 @@ def _closed(child: ChildProcess, order: LaunchOrder, error: Exception | None, *,
     child.close(ladder.grace if whole else ladder.broken_grace, stack=isinstance(error, Hang))
     assert child.ending is not None
     return child.ending
+
+
+def _badly_ended(ending: Ending) -> str:
+    """Of a process that had answered everything; empty: with exit code 0, by itself."""
+    if ending.ended_with or not ending.code:
+        return ending.ended_with
+    return f"signal {-ending.code}" if ending.code < 0 else f"exit code {ending.code}"
 
 
 def _oom_killed(before: OomKills, ending: Ending, memory: MemoryPass | None) -> bool:

@@ -118,8 +118,8 @@ class ChildProcess:
         self._watchdog = watchdog
         if watchdog is not None:
             watchdog.guard(self.pid)
-        self._head: list[str] = []
-        self._tail: collections.deque[str] = collections.deque(maxlen=STDERR_TAIL_LINES)
+        self._head: list[bytes] = []
+        self._tail: collections.deque[bytes] = collections.deque(maxlen=STDERR_TAIL_LINES)
         self._drain = threading.Thread(target=self._drain_stderr, daemon=True, name="stderr")
         self._drain.start()
         _bounded(self.pid)
@@ -130,7 +130,7 @@ class ChildProcess:
 
     def last_lines(self) -> list[str]:
         """The first and last lines of stderr, printable characters only."""
-        return self._head + list(self._tail)
+        return [_text(raw) for raw in (*self._head, *self._tail)]
 
     def wait(self, timeout: float) -> int | None:
         """The exit code (negative: signal), or None if it still runs. Does not reap: its number stays its own."""
@@ -202,10 +202,14 @@ class ChildProcess:
         stderr = self.popen.stderr
         assert stderr is not None
         for raw in iter(lambda: stderr.readline(STDERR_LINE_BYTES), b""):
-            line = printable(raw.decode("utf-8", "replace").rstrip("\n"))
-            (self._head if len(self._head) < STDERR_HEAD_LINES else self._tail).append(line)
+            (self._head if len(self._head) < STDERR_HEAD_LINES else self._tail).append(raw)
             if self._tell is not None:
-                self._tell(f"stderr | {line}")
+                self._tell(f"stderr | {_text(raw)}")
+
+
+def _text(raw: bytes) -> str:
+    """Of a line of stderr; made where somebody reads it, for an engine that writes much waits for us."""
+    return printable(raw.decode("utf-8", "replace").rstrip("\n"))
 
 
 def become_subreaper() -> None:

@@ -73,11 +73,12 @@ class Vigil:
             if self._is_ready(poll, fd, max(0.0, until - now)):
                 return
             signs, now = self._look(), time.monotonic()
-            lives = seen is not None and alive(seen, signs, now - looked_at)
-            if lives:
+            if seen is not None and alive(seen, signs, now - looked_at):
                 alive_at = now
-            if now - alive_at >= self._limit.stall or (now >= ends and seen is not None and not lives):
-                raise Hang(f"{what}: no frame, no processor time, nothing read for {now - alive_at:.0f} s")
+            # One look's time and a half: the last may have been a moment ago.
+            sleeps = seen is not None and now - alive_at >= 1.5 * self._limit.stall / LOOKS
+            if now - alive_at >= self._limit.stall or (now >= ends and sleeps):
+                raise Hang(f"{what}: no frame, no processor time, nothing read or written for {now - alive_at:.0f} s")
             if now >= ends:
                 raise DeadlineExceeded(_late(what, self._limit.deadline if ends == self._ends else self._silence))
             seen, looked_at = signs, now

@@ -344,6 +344,8 @@ class Launch(Record, frozen=True):
     doubts: list[str] = []
     """Recorded causes that make the whole launch invalid; empty means valid."""
     start_state: StartState | None = None
+    ended: str = ""
+    """How the process ended after its last reply, if not by itself with exit code 0; its answers are none the worse."""
     remains: list[str] = []
     """What of it could not be removed: a process, memory of the GPU. Nothing is timed on this machine after it."""
     disk_read_bytes: int | None = None
