@@ -21,7 +21,8 @@ from enginebench.machine.energy import Meter
 from enginebench.run.launch import run_launch
 from enginebench.run.limits import Ladder, Limit, Limits
 from enginebench.run.order import LaunchOrder
-from enginebench.run.process import Watchdog, become_subreaper, engine_environment
+from enginebench.run.passed_on import engine_environment
+from enginebench.run.process import Watchdog, become_subreaper
 from enginebench.store.record import Case, Failure, Launch, Workload
 from enginebench.workspace.environment import Interpreter
 from matrix import OK, STATES, End, Injection
