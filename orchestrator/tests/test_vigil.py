@@ -44,7 +44,7 @@ def engine() -> Iterator[Engine]:
     def vigil_of(
         look: Callable[[], Signs] = lambda: Signs(0, 0), silence: float = 60.0, limits: Limits | None = None
     ) -> tuple[FrameStream, Vigil]:
-        child = SimpleNamespace(pidfd=process)
+        child = SimpleNamespace(read_fd=stream, pidfd=process)
         vigil = Vigil(child, limits or Limits(stall=STALL, load_stall=STALL), silence, look)
         vigil.enter("request 1")
         return FrameStream(stream, stream_end, vigil.wait), vigil

@@ -60,6 +60,7 @@ class Conversation:
         self.client, self.vigil = watched(child, order.limits, order.silence_seconds, gpu, order.tell)
         self.facts: dict[str, Any] = {}
         self.requests: list[Request] = []
+        self._usual: float | None = None
 
     def hold(self, nonce: str) -> None:
         """All of it."""
@@ -213,9 +214,12 @@ class Conversation:
         return request
 
     def _usual_seconds(self, phase: Phase) -> float | None:
-        """Of a measured request: what those before it took, the median. A warm-up may compile."""
-        durations = [request.t_token_ns[-1] for request in self.requests]
-        return statistics.median(durations) / 1e9 if phase == "measured" and durations else None
+        """Of a measured request: what the warm-up took, the median. A warm-up request may compile."""
+        if phase != "measured" or not self.order.warmup:
+            return None
+        if self._usual is None:
+            self._usual = statistics.median(r.t_token_ns[-1] for r in self.requests[: self.order.warmup]) / 1e9
+        return self._usual
 
     def _prompt(self, iteration: int, n_sent: int) -> bytes:
         return pack_ids(prompt_ids(self.order.seed, iteration, n_sent, self._vocab_size))

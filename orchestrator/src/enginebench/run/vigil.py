@@ -33,9 +33,12 @@ class Hang(DeadlineExceeded):
 
 
 class Watched(Protocol):
-    """What is waited for; its descriptor becomes readable when the process ends."""
+    """What is waited for."""
 
+    read_fd: int
+    """Of the stream."""
     pidfd: int
+    """Becomes readable when the process ends."""
 
 
 class Vigil:
@@ -47,12 +50,15 @@ class Vigil:
         self._child, self._limits, self._silence, self._look = child, limits, silence, look
         self._limit = limits.of("hello", silence)
         self._ends = math.inf
+        self._pause = 0.0
+        self._reading = self._polling(child.read_fd, select.POLLIN)
 
     def enter(self, stage: str, usual: float | None = None) -> None:
         """`usual`: what a request like this took until now, if that is known."""
         self.stage = stage
         self._limit = self._limits.of(stage, self._silence, usual)
         self._ends = time.monotonic() + self._limit.deadline
+        self._pause = min(self._limit.stall / LOOKS, self._limit.deadline)
 
     def heard(self) -> None:
         """An event came. Raises DeadlineExceeded where the state has lasted too long, whatever it tells."""
@@ -60,18 +66,29 @@ class Vigil:
             raise DeadlineExceeded(_late("not done", self._limit.deadline))
 
     def wait(self, fd: int, events: int, deadline: float | None, what: str) -> None:
-        """Until `fd` is ready. Raises StreamClosed if the process has ended, Hang, DeadlineExceeded."""
+        """Until `fd` is ready. Raises StreamClosed if the process has ended, Hang, DeadlineExceeded.
+
+        Almost every wait ends in its first sleep; what comes before that is done while the engine is timed.
+        """
+        poll = self._reading if fd == self._child.read_fd else self._polling(fd, events)
+        ready = poll.poll(self._pause * 1000)
+        if ready and ready[0][0] == fd:
+            return
+        if not ready or not self._is_ready(poll, fd, 0.0):
+            self._wait_on(poll, fd, math.inf if deadline is None else deadline, what)
+
+    def _polling(self, fd: int, events: int) -> select.poll:
         poll = select.poll()
         poll.register(fd, events)
         poll.register(self._child.pidfd, select.POLLIN)
-        ends = min(self._ends, math.inf if deadline is None else deadline)
-        alive_at = looked_at = time.monotonic()
+        return poll
+
+    def _wait_on(self, poll: select.poll, fd: int, deadline: float, what: str) -> None:
+        """After a first pause in which nothing came."""
+        ends = min(self._ends, deadline)
+        alive_at = looked_at = time.monotonic() - self._pause
         seen: Signs | None = None
         while True:
-            now = time.monotonic()
-            until = min(ends, alive_at + self._limit.stall, looked_at + self._limit.stall / LOOKS)
-            if self._is_ready(poll, fd, max(0.0, until - now)):
-                return
             signs, now = self._look(), time.monotonic()
             if seen is not None and alive(seen, signs, now - looked_at):
                 alive_at = now
@@ -82,14 +99,17 @@ class Vigil:
             if now >= ends:
                 raise DeadlineExceeded(_late(what, self._limit.deadline if ends == self._ends else self._silence))
             seen, looked_at = signs, now
+            until = min(ends, alive_at + self._limit.stall, now + self._limit.stall / LOOKS)
+            if self._is_ready(poll, fd, until - now):
+                return
 
     def _is_ready(self, poll: select.poll, fd: int, seconds: float) -> bool:
-        ready = {found for found, _ in poll.poll(seconds * 1000)}
-        if fd not in ready and self._child.pidfd in ready:
-            ready = {found for found, _ in poll.poll(0)}  # its last bytes may have come between the two
+        ready = [found for found, _ in poll.poll(seconds * 1000)]
+        if ready and fd not in ready:
+            ready = [found for found, _ in poll.poll(0)]  # its last bytes may have come between the two
             if fd not in ready:
                 raise StreamClosed("the process ended, and something that it left behind holds its stream")
-        return fd in ready
+        return bool(ready)
 
 
 def _late(what: str, seconds: float) -> str:
