@@ -61,6 +61,17 @@ def test_all_models_are_asked_before_the_first_is_made(cache: Path) -> None:
     assert not list(cache.rglob("*.gguf"))
 
 
+def test_no_environment_is_installed_for_a_model_that_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from enginebench.chat import model as chat_model
+    from enginebench.workspace import environment
+
+    monkeypatch.setattr(chat_model, "memory_here", lambda device: Memory(25 * GB))
+    monkeypatch.setattr(environment, "is_synced", lambda info, root=None, extra="": False)
+    monkeypatch.setattr(environment, "startable", lambda *_, **__: pytest.fail("installed"))
+    for name, message in (("llama3-70b", "does not fit"), ("llama3-1c", "did you mean 'llama3-1b'")):
+        assert message in refusal(typed("prompt", "hello", "--engine", "torch:half", "--model", name))
+
+
 def test_a_dry_run_makes_no_model(cache: Path) -> None:
     done = typed("run", "fake", "--model", "llama3-8b", "--dry-run")
     assert (done.exit_code, "llama3-8b  pp128+tg64" in done.stdout) == (0, True)

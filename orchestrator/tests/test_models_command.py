@@ -49,6 +49,10 @@ def test_the_table_says_what_is_here_and_what_fits(cache: Path) -> None:
     assert [name for name in ("llama3-1b", "llama3-8b", "llama3-70b") if name not in second] == []
 
 
+def test_a_mistyped_command_below_it_has_a_near_match() -> None:
+    assert "did you mean 'pull'? there are pull, remove" in str(typed("pul", "tiny").exception)
+
+
 def test_json_and_csv_hold_every_fact_unrounded(cache: Path) -> None:
     path = locate("tiny", "synthetic", cache).path
     tiny, *_ = json.loads(typed("-o", "json").stdout)["models"]

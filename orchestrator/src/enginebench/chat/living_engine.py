@@ -201,7 +201,12 @@ def spawned(
     say: Say,
     spared: Callable[[], Collection[int]] = tuple,
 ) -> LivingEngine:
-    """In its environment, which is installed if need be. Raises UnavailableError, EngineDied."""
+    """In its environment, which is installed if need be, once the model is known to be there.
+
+    Raises UsageError, UnavailableError, EngineDied.
+    """
+    if choice.info.package not in settings.overrides and not environment.is_synced(choice.info, extra=choice.extra):
+        _refuse_unknown_model(choice, settings)
     interpreter = environment.startable(choice.info, settings.overrides, say, extra=choice.extra)
     return LivingEngine(choice, interpreter, watchdog, spared, _to_stderr if settings.debug else None)
 
@@ -219,6 +224,12 @@ def started(choice: Choice, settings: Settings, say: Say) -> Iterator[LivingEngi
             engine.close(grace=2.0)
     finally:
         watchdog.close()
+
+
+def _refuse_unknown_model(choice: Choice, settings: Settings) -> None:
+    from .model import place  # noqa: PLC0415 - NumPy and all; installing takes longer
+
+    place(settings, [choice])
 
 
 def _to_stderr(line: str) -> None:

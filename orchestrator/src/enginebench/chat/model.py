@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import ModelError
+from enginebench_models.store import LocatedModel
 from enginebench_models.tokenizer import Tokenizer, load_tokenizer
 
 from enginebench.errors import UsageError
 from enginebench.plan.fit import Demand
-from enginebench.run.model import Model, find_model, memory_here
+from enginebench.run.model import Model, find_model, located_model, memory_here
 
 from .choice import Choice
 from .settings import DEFAULT_N_CTX, Settings
@@ -36,8 +37,7 @@ class SpokenModel:
     def __init__(self, settings: Settings, choices: Sequence[Choice]) -> None:
         """Raises UsageError for a model that is missing, not sound, of another type, or too large for all `choices`."""
         begin_ns = time.perf_counter_ns()
-        room = memory_here(settings.device).room(settings.device, settings.shards)
-        demand = Demand((), tuple(choice.precision for choice in choices), settings.shards, room)
+        demand = demand_of(settings, choices)
         self.found: Model = find_model(settings.model, settings.weights, settings.model_type, demand)
         self.checked = Span(begin_ns, time.perf_counter_ns())
         self.tokenizer_span = Span(0, 0)
@@ -86,3 +86,13 @@ class SpokenModel:
         except ModelError as error:
             self._error = error
         self.tokenizer_span = Span(begin_ns, time.perf_counter_ns())
+
+
+def place(settings: Settings, choices: Sequence[Choice]) -> LocatedModel:
+    """Where the model is or will be; nothing is made. Raises UsageError, as SpokenModel does."""
+    return located_model(settings.model, settings.weights, settings.model_type, demand_of(settings, choices))
+
+
+def demand_of(settings: Settings, choices: Sequence[Choice]) -> Demand:
+    room = memory_here(settings.device).room(settings.device, settings.shards)
+    return Demand((), tuple(choice.precision for choice in choices), settings.shards, room)

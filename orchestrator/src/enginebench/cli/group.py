@@ -47,6 +47,15 @@ def group_of(commands: Mapping[str, str]) -> type[TyperGroup]:
     return LazyGroup
 
 
+class NamingGroup(TyperGroup):
+    """Of commands below a command: a name that is none of them is answered as everywhere else."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if not ctx.resilient_parsing and args[0] not in self.list_commands(ctx):
+            raise unknown(f"command of {ctx.info_name}", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
 def loaded(name: str, place: str) -> Any:
     """The command, ready to be run by Typer."""
     module, attribute = place.split(":")

@@ -23,13 +23,13 @@ from enginebench.report.models import Standing, catalogue_sheet, data_row, fit_s
 from enginebench.store.record import Workload
 from enginebench.workspace.discovery import discover
 
-from .group import with_debug
+from .group import NamingGroup, with_debug
 from .options import OutputOption, print_sheet
 from .pull import pull, remove
 
 DEFAULT_WORKLOAD = planning.preset("quick").workload.name
 
-models = typer.Typer()
+models = typer.Typer(cls=NamingGroup)
 models.command()(with_debug(pull))
 models.command()(with_debug(remove))
 

@@ -52,7 +52,9 @@ def read_sweep(path: Path, default: Workload) -> Sweep:
     """Raises UsageError with the key, the value and the near match."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"sweep {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise UsageError(f"sweep {path}: {error}") from None
     return _sweep(_checked(path, raw), default)
 
