@@ -7,6 +7,7 @@ import shutil
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,17 @@ def listening(group: int) -> list[tuple[str, int]]:
 
 def inodes_of(group: int) -> Iterator[str]:
     for folder in PROC.glob("[0-9]*"):
-        try:
-            if os.getpgid(int(folder.name)) != group:
-                continue
-            links = [str(file.readlink()) for file in (folder / "fd").iterdir()]
-        except OSError:  # it has ended
-            continue
-        yield from (link[8:-1] for link in links if link.startswith("socket:["))
+        with suppress(OSError):  # it has ended
+            if os.getpgid(int(folder.name)) == group:
+                yield from (inode for file in (folder / "fd").iterdir() if (inode := inode_of(file)))
+
+
+def inode_of(file: Path) -> str | None:
+    try:
+        link = str(file.readlink())
+    except OSError:  # it was closed
+        return None
+    return link[8:-1] if link.startswith("socket:[") else None
 
 
 def address(told: str) -> tuple[str, int]:
