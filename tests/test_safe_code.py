@@ -31,8 +31,10 @@ INHERITING = {
     "packages/engine-ollama/src/engine_ollama/with_parent.py",
 }
 PICKLED_BY_A_LIBRARY = {
-    # TensorRT-LLM pickles a logits processor of ours for its worker: the test asks whether that can be done.
+    # TensorRT-LLM pickles objects of ours for its workers: these tests ask whether that can be done.
+    "packages/engine-tensorrt-llm/tests/seam/conftest.py",
     "packages/engine-tensorrt-llm/tests/seam/test_decoding.py",
+    "packages/engine-tensorrt-llm/tests/seam/test_shards.py",
 }
 
 Finding = tuple[int, str]

@@ -69,6 +69,9 @@ def test_a_single_shard_is_not_a_model(tmp_path: Path) -> None:
         weight_files(folder / "model-00001-of-00004.safetensors")
 
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -77,6 +80,7 @@ def test_a_single_shard_is_not_a_model(tmp_path: Path) -> None:
             "Meta's original checkpoint .*convert_llama_weights",
         ),
         (("config.json", "pytorch_model-00001-of-00002.bin"), "nothing is unpickled here: save the model again"),
+        *((("config.json", f"model{end}"), "nothing is unpickled here: save the model again") for end in PICKLES),
     ],
 )
 def test_pickled_weights_are_recognised_and_never_opened(tmp_path: Path, names: tuple[str, ...], message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from enginebench_models import hub as hub_module
 from enginebench_models.catalogue import Entry, SourceFile
 from enginebench_models.errors import DownloadFailed, InvalidModel, NoRoom
-from enginebench_models.pull import RECORD
+from enginebench_models.pull import RECORD, planned
 
 from .downloads import MODEL, REPOSITORY, TOKEN, leftovers, pull
 from .fake_hub import COMMIT, FakeHub, described, running
@@ -187,6 +187,15 @@ def test_a_hub_that_lists_a_strange_shard_is_refused(tiny_entry: Entry, hub: Fak
     hub.extra_names = ["model\\..\\x.safetensors"]
     with pytest.raises(InvalidModel, match="plain file name was expected"):
         pull(replace(tiny_entry, format="safetensors"), tmp_path, hub)
+
+
+@pytest.mark.parametrize("commit", ["../../elsewhere", "beef", "/etc" + "0" * 36, "BEEF" + "0" * 36])
+def test_a_commit_that_is_none_never_becomes_the_name_of_a_folder(
+    tiny_entry: Entry, hub: FakeHub, tmp_path: Path, commit: str
+) -> None:
+    hub.commit = commit
+    with pytest.raises(DownloadFailed, match="names no commit"):
+        planned(replace(tiny_entry, revision=None), tmp_path, hub.address)
 
 
 def test_a_missing_file_has_a_near_match(tiny_entry: Entry, hub: FakeHub, tmp_path: Path) -> None:
