@@ -56,7 +56,7 @@ browser:
 selfbench *ARGS:
     {{ uv }} run python tests/selfbench/run.py "$@"
 
-# engines that go wrong in every way and every state, three times over: some 15 minutes that mostly wait
+# engines that go wrong in every way and every state, three times over: four minutes
 torture *ARGS:
     {{ uv }} run python tests/faults/torture.py "$@"
 

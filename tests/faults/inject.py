@@ -12,12 +12,13 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgpack
 import psutil
 from enginebench.machine.energy import Meter
+from enginebench.machine.oom import OomKills
 from enginebench.run.launch import run_launch
 from enginebench.run.limits import Ladder, Limit, Limits
 from enginebench.run.order import LaunchOrder
@@ -30,6 +31,7 @@ from matrix import OK, STATES, End, Injection
 CHILD = Path(__file__).with_name("child.py")
 BOUND_SECONDS = 20.0
 """For one launch, whatever happens in it."""
+TRIES = 3
 SILENCE_SECONDS = 2.5
 LIMITS = Limits(  # half a second between two looks: even on a busy machine one that spins has had its 50 ms in it
     hello=Limit(2.0, 2.5),
@@ -71,6 +73,8 @@ class Found:
     wrong: list[str] = field(default_factory=list)
     left: int = 0
     """Processes."""
+    disturbed: int = 0
+    """Tries before this one, during which the kernel killed some other process of the machine for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,19 @@ class Bench:
         tempfile.tempdir = str(self.scratch)
 
     def inject(self, injection: Injection, misdeed: str | None = None) -> Found:
-        """`misdeed`: what the child does in place of what the table says."""
+        """`misdeed`: what the child does in place of what the table says.
+
+        Of one SIGKILL beside another by the kernel nobody can tell which was the kernel's: such a try is repeated.
+        """
+        for disturbed in range(TRIES):
+            kills = OomKills.read()
+            found = replace(self._once(injection, misdeed), disturbed=disturbed)
+            mistaken = found.wrong and found.ended.startswith("out-of-memory")
+            if not (mistaken and OomKills.read().killed_since(kills, by_sigkill=True)):
+                break
+        return found
+
+    def _once(self, injection: Injection, misdeed: str | None) -> Found:
         interpreter = Faulty(
             Path(sys.executable), engine_environment(), None, {}, self.mark, injection.state, misdeed or injection.fault
         )

@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="rounds over the whole table (default 3)")
     parser.add_argument("--quick", action="store_true", help="each fault and each state once, not the whole table")
     parser.add_argument("--seed", type=int, default=0, help="of the order")
-    parser.add_argument("--jobs", type=int, default=12, help="processes; they mostly wait (default 12)")
+    parser.add_argument("--jobs", type=int, default=8, help="processes; they mostly wait (default 8)")
     parser.add_argument("--output", type=Path, default=Path("faults.json"), help="the tally (default faults.json)")
     options = parser.parse_args()
     started = time.monotonic()
@@ -88,6 +88,7 @@ def tally_of(found: list[Found]) -> dict[str, Any]:
         "states": len({injection.state for injection in combinations}),
         "combinations": len(combinations),
         "expected": dict(collections.Counter(each.injection.end.reason or "nothing happens" for each in found)),
+        "disturbed": sum(each.disturbed for each in found),
         "orphans": sum(each.left for each in found),
         "slowest_s": round(slowest.seconds, 2),
         "slowest": f"{slowest.injection.fault} / {slowest.injection.state}",
@@ -116,6 +117,7 @@ def shown(tally: dict[str, Any]) -> str:
         f"{tally['injections']} injections in {tally['seconds']:.0f} s",
         f"{tally['faults']} faults in {tally['states']} states, {tally['combinations']} combinations",
         f"classified right {tally['right']}, wrong {len(tally['wrong'])}",
+        f"repeated, because the kernel killed another process of this machine meanwhile: {tally['disturbed']}",
         f"processes left {tally['orphans']}, at the end {len(tally['processes_left_at_the_end'])}",
         f"slowest {tally['slowest_s']:.1f} s: {tally['slowest']}",
         *(f"WRONG {line}" for line in tally["wrong"]),
