@@ -60,6 +60,10 @@ selfbench *ARGS:
 torture *ARGS:
     {{ uv }} run python tests/faults/torture.py "$@"
 
+# engine processes that end in nine ways, and what watching over them costs
+torture-life *ARGS:
+    {{ uv }} run python tests/torture/life.py "$@"
+
 # a million damaged model files against the validator, and what it accepts against llama.cpp and safetensors
 torture-files *ARGS:
     {{ uv }} run python tests/torture/files.py "$@"

@@ -37,6 +37,7 @@ UNTIMED = [
         for name in ("bad_input", "beside_faults", "chat", "docs", "original", "prompt", "quantised", "shards")
     ),
     "tests/faults",
+    "tests/torture/test_life.py",
 ]
 HARNESS = ["protocol/tests", "models/tests", "orchestrator/tests", *UNTIMED]
 DEFAULT = ["-m", "not gpu and not slow"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,3 +261,19 @@ def subreaper() -> Iterator[None]:
     become_subreaper()
     yield
     ctypes.CDLL(None).prctl(36, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group of version 1 with 64 MiB, for one child: the kernel really kills what needs more."""
+    rows = (line.split(":") for line in Path("/proc/self/cgroup").read_text().splitlines())
+    own = next((row[2] for row in rows if row[1] == "memory"), "")
+    folder = Path("/sys/fs/cgroup/memory") / own.strip("/") / f"enginebench-test-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir()
+        (folder / "memory.limit_in_bytes").write_text(str(64 * 2**20))
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made here: {error.strerror}")
+    yield folder
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -41,6 +41,13 @@ def fork_and_die():
     time.sleep(1000)
 
 
+def gorge():
+    with open(os.environ["GROUP"] + "/cgroup.procs", "w") as group:
+        group.write(str(os.getpid()))
+    held = bytearray(200 * 2**20)
+    held[::4096] = b"x" * len(held[::4096])
+
+
 def compute():
     while True:
         pass
@@ -53,6 +60,7 @@ MISDEEDS = {
     "compute": compute,
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "fork": fork_and_die,
+    "gorge": gorge,
 }
 
 
@@ -89,9 +97,10 @@ def launched(records: Any, tmp_path: Path, subreaper: None) -> Launched:
     """launched(misdeed, silence, **changes of the order): one timed launch of two requests."""
     (tmp_path / "wayward.py").write_text(ENGINE)
     python_path = ":".join([str(tmp_path), *(path for path in sys.path if path)])
-    interpreter = Interpreter(Path(sys.executable), engine_environment({"PYTHONPATH": python_path}), None, {})
 
-    def call(misdeed: str, silence: float = 60.0, **changes: Any) -> Launch:
+    def call(misdeed: str, silence: float = 60.0, group: Path | None = None, **changes: Any) -> Launch:
+        given = engine_environment({"PYTHONPATH": python_path, "GROUP": str(group)})
+        interpreter = Interpreter(Path(sys.executable), given, None, {})
         order = LaunchOrder(
             case=records.case("x", misdeed),
             kind="timed",
@@ -156,6 +165,13 @@ def test_a_sigkill_is_the_kernels_where_it_counted_one(
     failure = launched("die").failure
     assert failure is not None
     assert (failure.reason, failure.signal) == (reason, signal.SIGKILL)
+
+
+def test_an_engine_that_the_kernel_kills_for_its_memory_is_out_of_memory(launched: Launched, small_group: Path) -> None:
+    """For real, where a control group can be made."""
+    failure = launched("gorge", group=small_group).failure
+    assert failure is not None
+    assert (failure.reason, failure.out_of, failure.signal) == ("out-of-memory", "host", signal.SIGKILL)
 
 
 def gpu_watch(*used: int) -> Watch:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,23 +47,6 @@ def test_what_nobody_counts_is_unknown_and_no_evidence(tmp_path: Path) -> None:
 )
 def test_what_is_evidence(now: OomKills, by_sigkill: bool, expected: bool) -> None:
     assert now.killed_since(OomKills(0, 5), by_sigkill) is expected
-
-
-@pytest.fixture
-def small_group() -> Iterator[Path]:
-    """A control group of version 1 with 64 MiB, for one child."""
-    own = next(
-        (line.split(":")[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in line), ""
-    )
-    folder = Path("/sys/fs/cgroup/memory") / own.strip("/") / f"enginebench-test-{secrets.token_hex(4)}"
-    try:
-        folder.mkdir()
-        (folder / "memory.limit_in_bytes").write_text(str(64 * 2**20))
-    except OSError as error:
-        pytest.skip(f"no memory control group can be made here: {error.strerror}")
-    yield folder
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def test_a_real_kill_by_the_kernel_is_counted(small_group: Path) -> None:
