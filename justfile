@@ -72,6 +72,10 @@ torture-files *ARGS:
 torture-wire *ARGS:
     {{ uv }} run --group fuzz python tests/torture/fuzz_wire.py "$@"
 
+# names, paths and chat templates of strangers, thrown by dice
+torture-strangers *ARGS:
+    {{ uv }} run python tests/torture/strangers.py "$@"
+
 # how often the suite itself is wrong: false verdicts, what is found, what measuring costs
 selftest *ARGS:
     @{{ uv }} run enginebench selftest "$@"
