@@ -76,6 +76,18 @@ torture-wire *ARGS:
 torture-strangers *ARGS:
     {{ uv }} run python tests/torture/strangers.py "$@"
 
+# the orchestrator killed in every state, 200 times: is anything left of it after five seconds?
+torture-orphans *ARGS:
+    {{ uv }} run python tests/faults/orphans.py "$@"
+
+# a thousand launches in one process: do descriptors, threads, zombies or memory grow?
+torture-launches *ARGS:
+    {{ uv }} run python tests/faults/launches.py "$@"
+
+# mixed faults for a set time: just soak --minutes 60 --seed 1
+soak *ARGS:
+    {{ uv }} run python tests/faults/soak.py "$@"
+
 # how often the suite itself is wrong: false verdicts, what is found, what measuring costs
 selftest *ARGS:
     @{{ uv }} run enginebench selftest "$@"

@@ -13,9 +13,10 @@ import psutil
 import pytest
 from enginebench.plain_text import printable
 from enginebench.run import process
+from enginebench.run.guard import Watchdog
 from enginebench.run.limits import Ladder
 from enginebench.run.passed_on import engine_environment
-from enginebench.run.process import ChildProcess, Watchdog
+from enginebench.run.process import ChildProcess
 
 PYTHON = [sys.executable, "-I", "-c"]
 QUICK = Ladder(grace=0.1, term=0.3, abort=0.3)
@@ -101,7 +102,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 def test_the_watchdog_kills_what_it_guards_when_the_orchestrator_dies(tmp_path: Path) -> None:
     """The orchestrator is a process of its own here, so that it can be killed."""
     code = (
-        "import subprocess, sys, time\nfrom enginebench.run.process import Watchdog\n"
+        "import subprocess, sys, time\nfrom enginebench.run.guard import Watchdog\n"
         "w = Watchdog()\np = subprocess.Popen(['sleep', '1000'], start_new_session=True)\nw.guard(p.pid)\n"
         "print(p.pid, flush=True)\ntime.sleep(1000)"
     )

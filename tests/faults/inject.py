@@ -19,11 +19,12 @@ import msgpack
 import psutil
 from enginebench.machine.energy import Meter
 from enginebench.machine.oom import OomKills
+from enginebench.run.guard import Watchdog
 from enginebench.run.launch import run_launch
 from enginebench.run.limits import Ladder, Limit, Limits
 from enginebench.run.order import LaunchOrder
 from enginebench.run.passed_on import engine_environment
-from enginebench.run.process import Watchdog, become_subreaper
+from enginebench.run.process import become_subreaper
 from enginebench.store.record import Case, Failure, Launch, Workload
 from enginebench.workspace.environment import Interpreter
 from matrix import OK, STATES, End, Injection

@@ -1,16 +1,18 @@
-"""`python -m enginebench_models.validate PATH`: is this a sound model? One line of JSON, from a process of its own.
+"""`python -m enginebench_models.validate PATH [PARENT]`: is this a sound model? One line of JSON.
 
-Nothing here runs, unpickles or decompresses anything of the file. First the format, in plain Python, then whether the
-weights are those of a LLaMA model. The process takes at most LIMIT_BYTES beside the mapped files and LIMIT_SECONDS;
-beyond, and whatever else may happen to it, is a verdict too (validation.py has the parent's side). A tokenizer.json is
-not looked at: engines work on token ids.
+A process of its own, in which nothing runs, unpickles or decompresses anything of the file. First the format, in plain
+Python, then whether the weights are those of a LLaMA model. The process takes at most LIMIT_BYTES beside the mapped
+files and LIMIT_SECONDS; beyond, and whatever else may happen to it, is a verdict too (validation.py has the parent's
+side). A tokenizer.json is not looked at: engines work on token ids. It ends with its parent, whose id it may be told.
 
 Exit code: 0 valid, 1 not valid.
 """
 
+import ctypes
 import hashlib
 import json
 import math
+import os
 import resource
 import signal
 import sys
@@ -30,10 +32,12 @@ LIMIT_BYTES = 512 << 20
 LIMIT_SECONDS = 30
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "max_context")
 Facts = dict[str, Any]
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> int:
-    (path,) = sys.argv[1:]
+    path, *parent = sys.argv[1:]
+    end_with_parent(*map(int, parent))
     confine()
     limit_time()
     limit_memory({})
@@ -100,6 +104,13 @@ def limit_memory(sizes: Mapping[Path, int]) -> None:
     """Of addresses, which the kernel refuses before there is anything to give back; the file is mapped twice."""
     size = LIMIT_BYTES + 2 * sum(sizes.values())
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """By the kernel's signal, which is not sent where the parent died before it was asked for."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def limit_time() -> None:

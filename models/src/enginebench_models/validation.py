@@ -34,7 +34,7 @@ def validate_path(path: Path) -> Verdict:
     """Never raises for what a file holds."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "enginebench_models.validate", str(path)],
+            [sys.executable, "-P", "-m", "enginebench_models.validate", str(path), str(os.getpid())],
             capture_output=True,
             env=environment(),
             stdin=subprocess.DEVNULL,

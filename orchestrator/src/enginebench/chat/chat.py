@@ -12,7 +12,8 @@ from dataclasses import replace
 from enginebench_protocol.errors import EngineFailure
 
 from enginebench.errors import UnavailableError, UsageError
-from enginebench.run.process import Watchdog, become_subreaper
+from enginebench.run.guard import Watchdog
+from enginebench.run.process import become_subreaper
 
 from .choice import Choice, choose
 from .living_engine import EngineDied, Say

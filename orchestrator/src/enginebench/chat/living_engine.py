@@ -22,8 +22,9 @@ from enginebench_protocol.errors import ProtocolError, StreamClosed, Truncated
 from enginebench_protocol.messages import Event, Loaded, Progress, Token
 
 from enginebench.machine.memory import read_tree
+from enginebench.run.guard import Watchdog
 from enginebench.run.limits import Limits
-from enginebench.run.process import ChildProcess, Watchdog, become_subreaper
+from enginebench.run.process import ChildProcess, become_subreaper
 from enginebench.run.vigil import watched
 from enginebench.workspace import environment
 from enginebench.workspace.environment import Interpreter, kernel_cache
@@ -87,7 +88,7 @@ class LivingEngine:
         self.loaded: Loaded | None = None
         self._spared = spared
         self._nonce = secrets.token_hex(16)
-        self._scratch = tempfile.TemporaryDirectory(prefix="enginebench-")
+        self._scratch = tempfile.TemporaryDirectory(prefix="engine-", dir=watchdog.folder if watchdog else None)
         allowed = {**interpreter.environment, "TMPDIR": self._scratch.name}
         command = interpreter.command(choice.info.module, self._nonce)
         self._closed = False
@@ -207,7 +208,7 @@ def spawned(
     """
     if choice.info.package not in settings.overrides and not environment.is_synced(choice.info, extra=choice.extra):
         _refuse_unknown_model(choice, settings)
-    interpreter = environment.startable(choice.info, settings.overrides, say, extra=choice.extra)
+    interpreter = environment.startable(choice.info, settings.overrides, say, extra=choice.extra, watchdog=watchdog)
     return LivingEngine(choice, interpreter, watchdog, spared, _to_stderr if settings.debug else None)
 
 
@@ -215,15 +216,12 @@ def spawned(
 def started(choice: Choice, settings: Settings, say: Say) -> Iterator[LivingEngine]:
     """One engine, from its spawn to its end. Raises UnavailableError, EngineDied."""
     become_subreaper()
-    watchdog = Watchdog()
-    try:
+    with Watchdog() as watchdog:
         engine = spawned(choice, settings, watchdog, say)
         try:
             yield engine
         finally:
             engine.close(grace=2.0)
-    finally:
-        watchdog.close()
 
 
 def _refuse_unknown_model(choice: Choice, settings: Settings) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure
 
-from enginebench.run.process import Watchdog
+from enginebench.run.guard import Watchdog
 
 from .choice import Choice
 from .conversation import Conversation, Message, room_for_answer

@@ -14,9 +14,10 @@ from enginebench.errors import UnavailableError, unknown
 from enginebench.plain_text import printable
 from enginebench.plan import plan as planning
 from enginebench.plan.fit import Demand
+from enginebench.run.guard import Watchdog
 from enginebench.run.model import find_model, memory_here
 from enginebench.workspace import discovery, environment, pins
-from enginebench.workspace.discovery import ROOT
+from enginebench.workspace.discovery import ROOT, EngineInfo
 from enginebench.workspace.new_engine import new_engine as write_engine
 
 from .basics import EXIT_FAILED, ModelOption, say
@@ -57,17 +58,23 @@ def _conform(engine: str, model_path: Path, configuration: str | None) -> list[C
 
 def sync(engines: Annotated[list[str] | None, typer.Argument(help="default: all that can run here")] = None) -> None:
     """Install engine environments ahead of a run."""
-    for info in {info.name: info for info, _ in discovery.select(engines or ["all"], discovery.discover())}.values():
-        reason = discovery.unavailable_reason(info, None, default_device())
-        for extra in discovery.environments(info):
-            label = f"{info.name}+{extra}" if extra else info.name
-            try:
-                if reason:
-                    raise UnavailableError(reason)
-                environment.prepare(info, {}, say, extra=extra)
-                print(f"{label}: ready")
-            except UnavailableError as error:
-                print(f"{label}: unavailable: {error}")
+    infos = {info.name: info for info, _ in discovery.select(engines or ["all"], discovery.discover())}
+    with Watchdog() as watchdog:
+        for info in infos.values():
+            _sync(info, watchdog)
+
+
+def _sync(info: EngineInfo, watchdog: Watchdog) -> None:
+    reason = discovery.unavailable_reason(info, None, default_device())
+    for extra in discovery.environments(info):
+        label = f"{info.name}+{extra}" if extra else info.name
+        try:
+            if reason:
+                raise UnavailableError(reason)
+            environment.prepare(info, {}, say, extra=extra, watchdog=watchdog)
+            print(f"{label}: ready")
+        except UnavailableError as error:
+            print(f"{label}: unavailable: {error}")
 
 
 def write_pins(check: Annotated[bool, typer.Option("--check", help="fail on drift, write nothing")] = False) -> None:

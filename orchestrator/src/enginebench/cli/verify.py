@@ -13,6 +13,7 @@ from enginebench.errors import UnavailableError
 from enginebench.judge.ladder import Rung, tokenizer_rung
 from enginebench.plain_text import printable
 from enginebench.plan.fit import Demand
+from enginebench.run.guard import Watchdog
 from enginebench.run.model import Model, find_model, memory_here
 from enginebench.run.process import become_subreaper
 from enginebench.run.verify import Unverified, VerifyOrder, verify
@@ -75,8 +76,10 @@ def _rungs(info: EngineInfo, order: VerifyOrder, model: Model) -> list[Rung]:
         return [Rung("-", None, f"unavailable: {reason}")]
     order.cache.mkdir(parents=True, exist_ok=True)
     try:
-        interpreter = environment.prepare(info, {}, say, extra=info.configurations[order.configuration].extra)
-        return verify(order, model.checkpoint, interpreter)
+        with Watchdog() as watchdog:
+            extra = info.configurations[order.configuration].extra
+            interpreter = environment.prepare(info, {}, say, extra=extra, watchdog=watchdog)
+            return verify(order, model.checkpoint, interpreter, watchdog)
     except UnavailableError as error:
         return [Rung("-", None, f"unavailable: {error}")]
     except Unverified as error:

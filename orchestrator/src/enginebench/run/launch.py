@@ -30,8 +30,9 @@ from enginebench.workspace.environment import Interpreter
 from .answer import WrongOutput
 from .conversation import Conversation, Say
 from .failure import Scene, failure_of
+from .guard import Watchdog
 from .order import LaunchOrder
-from .process import ChildProcess, Ending, Watchdog
+from .process import ChildProcess, Ending
 from .vigil import Hang
 
 Judge = Callable[[Path, str, int, LoadedFacts], FidelityReading]
@@ -56,7 +57,8 @@ def run_launch(
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     started_ns = time.perf_counter_ns()
     watch = LaunchWatch(order.watch) if order.watch is not None else None
-    with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
+    within = watchdog.folder if watchdog else None
+    with tempfile.TemporaryDirectory(prefix="launch-", dir=within) as scratch:
         found = _attempt(order, interpreter, say, watchdog, judge, Path(scratch), watch)
     return Launch(
         case=order.case,

@@ -35,11 +35,11 @@ from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter, kernel_cache
 
 from . import start_state
+from .guard import Watchdog
 from .interrupts import Interrupts
 from .launch import Judge, run_launch
 from .model import Model
 from .order import LaunchOrder
-from .process import Watchdog
 from .progress import ProgressBar
 from .spent import Spent
 

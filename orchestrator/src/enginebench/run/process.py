@@ -15,7 +15,6 @@ import resource
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,46 +26,12 @@ import psutil
 from enginebench.machine.memory import process_tree
 from enginebench.plain_text import printable
 
+from .guard import Watchdog
 from .limits import Ladder
-from .passed_on import program_environment
 
 STDERR_HEAD_LINES, STDERR_TAIL_LINES, STDERR_LINE_BYTES = 20, 80, 2000
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _FIRST_VICTIM = "1000"  # proc(5), oom_score_adj: the kernel takes the engine, never us
-
-
-class Watchdog:
-    """The process that outlives us; see watchdog.py. One for the life of the orchestrator."""
-
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("watchdog.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", str(script)],
-            stdin=subprocess.PIPE,
-            env=program_environment(),
-            start_new_session=True,
-            text=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def guard(self, group: int) -> None:
-        self._tell(f"+{group}\n")
-
-    def release(self, group: int) -> None:
-        self._tell(f"-{group}\n")
-
-    def close(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,12 @@ from enginebench.workspace.discovery import EngineInfo
 from enginebench.workspace.environment import Interpreter
 
 from .admission import cannot_run
+from .guard import Watchdog
 from .interrupts import Interrupts
 from .launcher import Launcher, TaintedMachine
 from .limits import Ladder
 from .model import Model
-from .process import Watchdog, become_subreaper, sweep_descendants
+from .process import become_subreaper, sweep_descendants
 from .progress import ProgressBar
 from .request import RunRequest, journalled, plan_of, workload_facts
 from .resume import Begun, refuse_other, remarks
@@ -92,14 +92,18 @@ class Run:
 
         Raises UsageError if a run that was begun cannot go on here, StorageError if the disk fails.
         """
-        self._install()
         become_subreaper()
+        with Watchdog() as watchdog:
+            return self._executed(watchdog)
+
+    def _executed(self, watchdog: Watchdog) -> Path:
+        self._install(watchdog)
         self.counters = energy_counters(self.request.device)
         self.environment, self.floors = self._environment_facts(), floors(cache_folder())
         self.cases = self._case_facts()
         with self._journal() as journal:
             try:
-                self._launch_until_interrupted(journal)
+                self._launch_until_interrupted(watchdog, journal)
                 return self._store()
             except StorageError as error:
                 remedy = f"when that is repaired, `enginebench run --resume {self.folder}` goes on"
@@ -129,28 +133,27 @@ class Run:
         except OSError as error:
             raise files.failed(error, f"make a folder {self.run_id}", self.request.results) from error
 
-    def _launch_until_interrupted(self, journal: Journal) -> None:
-        with closing(Watchdog()) as watchdog:
-            self.spent = Spent()
-            self.launcher = self._launcher(watchdog, journal)
-            try:
-                self._launch_all()
-            except KeyboardInterrupt:
-                self.interrupted = True
-                self.left_out.append("the rest: interrupted")
-                sweep_descendants(keep={watchdog.pid}, seconds=Ladder().sweep)
-            except TaintedMachine as tainted:
-                self.interrupted = True
-                self.left_out.append(f"the rest: {tainted}")
-            except OSError as error:
-                if error.errno not in files.FAULTS:
-                    raise
-                folder = Path(error.filename).parent if error.filename else self.folder
-                raise files.failed(error, "write", folder) from error
-            finally:
-                self.interrupts.hold()
+    def _launch_until_interrupted(self, watchdog: Watchdog, journal: Journal) -> None:
+        self.spent = Spent()
+        self.launcher = self._launcher(watchdog, journal)
+        try:
+            self._launch_all()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.left_out.append("the rest: interrupted")
+            sweep_descendants(keep={watchdog.pid}, seconds=Ladder().sweep)
+        except TaintedMachine as tainted:
+            self.interrupted = True
+            self.left_out.append(f"the rest: {tainted}")
+        except OSError as error:
+            if error.errno not in files.FAULTS:
+                raise
+            folder = Path(error.filename).parent if error.filename else self.folder
+            raise files.failed(error, "write", folder) from error
+        finally:
+            self.interrupts.hold()
 
-    def _install(self) -> None:
+    def _install(self, watchdog: Watchdog) -> None:
         """Interpreters for every engine that can run here; a reason for each that cannot."""
         reasons: dict[str, str] = {}
         for case in self.plan.cases:
@@ -160,7 +163,7 @@ class Run:
             if reason is None and name not in self.interpreters:
                 try:
                     self.interpreters[name] = environment.prepare(
-                        info, self.request.overrides, self.bar.note, extra=self._extra(case)
+                        info, self.request.overrides, self.bar.note, extra=self._extra(case), watchdog=watchdog
                     )
                 except UnavailableError as error:
                     reason = reasons[name] = str(error)

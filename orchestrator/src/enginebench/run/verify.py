@@ -23,6 +23,7 @@ from enginebench.judge.reference_weights import BadWeights, ReferenceWeights, So
 from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL
 from enginebench.workspace.environment import Interpreter
 
+from .guard import Watchdog
 from .limits import Limits
 from .process import ChildProcess
 from .vigil import Vigil, watched
@@ -50,13 +51,13 @@ class Unverified(Exception):
     """The engine could not be asked; the message says why."""
 
 
-def verify(order: VerifyOrder, checkpoint: Checkpoint, interpreter: Interpreter) -> list[Rung]:
+def verify(order: VerifyOrder, checkpoint: Checkpoint, interpreter: Interpreter, watchdog: Watchdog) -> list[Rung]:
     """Raises Unverified where the engine did not come so far."""
     nonce = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="enginebench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=watchdog.folder) as scratch:
         environment = {**interpreter.environment, "TMPDIR": scratch}
         try:
-            child = ChildProcess(interpreter.command(order.module, nonce), environment, Path(scratch), None)
+            child = ChildProcess(interpreter.command(order.module, nonce), environment, Path(scratch), watchdog)
         except OSError as not_started:
             raise Unverified(str(not_started)) from None
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from enginebench_protocol.host import cache_folder
 
 from enginebench.errors import UnavailableError
+from enginebench.run.guard import Watchdog, guarded
 from enginebench.run.passed_on import engine_environment, uv_environment
 
 from .discovery import ROOT, EngineInfo
@@ -46,25 +47,36 @@ class Interpreter:
 
 
 def prepare(
-    info: EngineInfo, overrides: Mapping[str, Path], say: Callable[[str], None], root: Path = ROOT, extra: str = ""
+    info: EngineInfo,
+    overrides: Mapping[str, Path],
+    say: Callable[[str], None],
+    root: Path = ROOT,
+    extra: str = "",
+    watchdog: Watchdog | None = None,
 ) -> Interpreter:
     """The interpreter of `info`, with `extra` dependencies if that names any, synced if need be.
 
-    Raises UnavailableError with the last line of what went wrong.
+    `watchdog`: ends what is started for it, should we be killed. Raises UnavailableError with the last line of what
+    went wrong.
     """
-    found = startable(info, overrides, say, root, extra)
-    return replace(found, versions=_versions(found.python, found.environment))
+    found = startable(info, overrides, say, root, extra, watchdog)
+    return replace(found, versions=_versions(found.python, found.environment, watchdog))
 
 
 def startable(
-    info: EngineInfo, overrides: Mapping[str, Path], say: Callable[[str], None], root: Path = ROOT, extra: str = ""
+    info: EngineInfo,
+    overrides: Mapping[str, Path],
+    say: Callable[[str], None],
+    root: Path = ROOT,
+    extra: str = "",
+    watchdog: Watchdog | None = None,
 ) -> Interpreter:
     """As `prepare`, but no process is started to ask which versions it has: `versions` is empty."""
     override = overrides.get(info.package) or overrides.get(info.name)
     if override is not None:
         # A vendor's interpreter has the libraries; our own members come from the checkout.
         return Interpreter(override, engine_environment({"PYTHONPATH": _source_path(info, root)}), None, {})
-    return Interpreter(_synced(info, extra, say, root), engine_environment(), pins_sha256(info), {})
+    return Interpreter(_synced(info, extra, say, root, watchdog), engine_environment(), pins_sha256(info), {})
 
 
 def kernel_cache(info: EngineInfo) -> Path:
@@ -88,15 +100,17 @@ def is_synced(info: EngineInfo, root: Path = ROOT, extra: str = "") -> bool:
     return stamp.exists() and stamp.read_text() == _made_from(info, root)
 
 
-def _synced(info: EngineInfo, extra: str, say: Callable[[str], None], root: Path) -> Path:
+def _synced(info: EngineInfo, extra: str, say: Callable[[str], None], root: Path, watchdog: Watchdog | None) -> Path:
     folder = root / ".envs" / environment_name(info, extra)
     if not is_synced(info, root, extra):
-        _sync(info, extra, folder, say, root)
+        _sync(info, extra, folder, say, root, watchdog)
         (folder / _STAMP).write_text(_made_from(info, root))
     return folder / "bin" / "python"
 
 
-def _sync(info: EngineInfo, extra: str, folder: Path, say: Callable[[str], None], root: Path) -> None:
+def _sync(
+    info: EngineInfo, extra: str, folder: Path, say: Callable[[str], None], root: Path, watchdog: Watchdog | None
+) -> None:
     if shutil.which("uv") is None:
         raise UnavailableError("its environment is not installed and `uv` is not on PATH: pip install uv")
     name = environment_name(info, extra)
@@ -108,13 +122,15 @@ def _sync(info: EngineInfo, extra: str, folder: Path, say: Callable[[str], None]
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    for minutes in itertools.count(1):
-        try:
-            _, stderr = process.communicate(timeout=60)
-            break
-        except subprocess.TimeoutExpired:
-            say(f"still installing the environment of {name}, {minutes} min: some packages are built here")
+    with guarded(process, watchdog):
+        for minutes in itertools.count(1):
+            try:
+                _, stderr = process.communicate(timeout=60)
+                break
+            except subprocess.TimeoutExpired:
+                say(f"still installing the environment of {name}, {minutes} min: some packages are built here")
     if process.returncode != 0:
         raise UnavailableError(f"environment cannot be installed: {_last_error(stderr)}")
 
@@ -144,17 +160,19 @@ def _source_path(info: EngineInfo, root: Path) -> str:
     return ":".join([*map(str, folders), *([own] if own else [])])
 
 
-def _versions(python: Path, environment: Mapping[str, str]) -> Mapping[str, str]:
+def _versions(python: Path, environment: Mapping[str, str], watchdog: Watchdog | None) -> Mapping[str, str]:
+    command, pipe = [str(python), "-c", _LIST_VERSIONS], subprocess.PIPE
     try:
-        done = subprocess.run(
-            [str(python), "-c", _LIST_VERSIONS],
-            env=dict(environment),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
+        with (
+            subprocess.Popen(
+                command, env=dict(environment), stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            ) as process,
+            guarded(process, watchdog),
+        ):
+            told, _ = process.communicate(timeout=60)
+        if process.returncode != 0:
+            raise subprocess.CalledProcessError(process.returncode, command)
     except (OSError, subprocess.SubprocessError) as error:
         raise UnavailableError(f"its interpreter does not start: {error}") from None
-    versions: dict[str, str] = json.loads(done.stdout)
+    versions: dict[str, str] = json.loads(told)
     return dict(sorted(versions.items()))

@@ -1,0 +1,170 @@
+"""`just soak`: everything at once for a set time: launches that end well or badly, whole runs, killed runs, interrupted
+runs, damaged model files. Which event comes next is a matter of a seeded dice; whatever comes, each launch is
+classified as the table says, every journal can be read, nothing is left behind and nothing grows. The tally is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import launches
+import orphans
+from enginebench.run.guard import Watchdog
+from enginebench.run.process import become_subreaper
+from enginebench.store.result import read_result
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from models.tests import mutations, test_malformed_gguf  # noqa: E402
+
+RUN_SECONDS = 120.0
+INTERRUPT_SECONDS = 20.0
+"""After a Ctrl-C: the engine has its grace, what was measured is written."""
+
+
+@dataclass
+class Soak:
+    """The state of a soak: what happens in this process, the stage of what happens in others, and the tally."""
+
+    dice: random.Random
+    bench: launches.Bench
+    stage: orphans.Stage
+    course: launches.Course = field(default_factory=launches.Course)
+    events: collections.Counter[str] = field(default_factory=collections.Counter)
+    endings: collections.Counter[str] = field(default_factory=collections.Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def step(self) -> None:
+        """One event, and a look at everything."""
+        name = self.dice.choices(list(EVENTS), [weight for _, weight in EVENTS.values()])[0]
+        self.events[name] += 1
+        EVENTS[name][0](self)
+        if self.events.total() > launches.WARM_UP:
+            self.course.add(self.bench.reading())
+
+    def expect(self, what: str, found: object, expected: object) -> None:
+        if found != expected:
+            self.wrong.append(f"event {self.events.total()}, {what}: {found!r} instead of {expected!r}")
+
+    def launch(self) -> None:
+        configuration, kind = self.dice.choice(launches.TURNS)
+        launch = self.bench.launch(configuration, kind)
+        reason = launch.failure.reason if launch.failure else None
+        self.endings[f"{configuration}: {reason or 'good'}"] += 1
+        self.expect(f"{kind} launch of {configuration}", reason, launches.EXPECTED[configuration])
+
+    def kill(self) -> None:
+        state = self.dice.choice([state for state in orphans.STATES if state != "sync"])
+        outcome = orphans.try_out(self.stage.room(orphans.rolled(state, self.dice)))
+        self.endings[f"killed: {outcome.trial.kill}"] += 1
+        self.expect(f"{outcome.trial}", (outcome.missed, outcome.left), ("", []))
+
+    def whole_run(self) -> None:
+        self._run("run", None, "")
+
+    def interrupted_run(self) -> None:
+        self._run("interrupted run", self.dice.uniform(0.8, 4.0), "")
+
+    def damaged_file(self) -> None:
+        """Refused with exit code 2, unless it is as sound as before."""
+        raw = mutations.damaged_gguf(self.dice)
+        path = self.stage.folder / "damaged.gguf"
+        path.write_bytes(raw)
+        rule = test_malformed_gguf.broken_rule(raw)
+        done = subprocess.run(
+            [sys.executable, "-m", "enginebench", "validate", str(path)], capture_output=True, timeout=60, check=False
+        )
+        self.endings[f"file: {'sound' if rule == '' else 'refused'}"] += 1
+        self.expect(f"damaged file, rule {rule!r}", done.returncode, 0 if rule == "" else 1)
+
+    def _run(self, what: str, interrupt_after: float | None, state: str) -> None:
+        room = self.stage.room(orphans.Trial("whole", delay=0.0))
+        process = room.start()
+        code: int | str
+        try:
+            if interrupt_after is not None:
+                time.sleep(interrupt_after)
+                process.send_signal(signal.SIGINT)
+            code = process.wait(RUN_SECONDS if interrupt_after is None else INTERRUPT_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = "hangs"
+        left = orphans.watch(room, time.monotonic())
+        self.expect(f"{what}, left behind", left, [])
+        if interrupt_after is None:
+            self.expect(what, code, 0)
+        self.expect(f"{what}, its log", "Traceback" in room.log(), False)
+        for path in room.results.glob("*/result.json"):
+            read_result(path)
+        self.endings[f"{what}: exit {code}"] += 1
+        orphans.clean_up(process, room)
+
+
+EVENTS: dict[str, tuple[Callable[[Soak], None], int]] = {
+    "launch": (Soak.launch, 60),
+    "kill": (Soak.kill, 12),
+    "run": (Soak.whole_run, 6),
+    "interrupt": (Soak.interrupted_run, 12),
+    "damaged file": (Soak.damaged_file, 10),
+}
+
+
+def soak(seconds: float, seed: int, tell: bool = True) -> Soak:
+    become_subreaper()
+    deadline = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory(prefix="soak-") as name, Watchdog() as watchdog:
+        folder = Path(name)
+        (folder / "bench").mkdir()
+        stage = orphans.Stage(folder / "stage")
+        stage.spared.add(watchdog.pid)
+        state = Soak(random.Random(seed), launches.Bench(folder / "bench", watchdog), stage)
+        while time.monotonic() < deadline:
+            state.step()
+            if tell and state.events.total() % 50 == 0:
+                print(dict(state.events), f"wrong: {len(state.wrong)}", file=sys.stderr, flush=True)
+    return state
+
+
+def tally(state: Soak, seconds: float, seed: int) -> dict[str, object]:
+    known = len(state.course.columns["rss_bytes"]) > 1
+    return {
+        "events": dict(state.events),
+        "total": state.events.total(),
+        "endings": dict(sorted(state.endings.items())),
+        "wrong": state.wrong,
+        "grown": state.course.grown() if known else None,
+        "rss_growth_bytes_per_1000": round(state.course.growth_bytes()) if known else None,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=None, help="where the tally goes, beside stdout")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    state = soak(options.minutes * 60, options.seed)
+    found = tally(state, time.monotonic() - started, options.seed)
+    text = json.dumps(found, indent=2)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+    return 1 if found["wrong"] or found["grown"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
