@@ -53,7 +53,10 @@ ALONE = ("start", "model check", "watchdog starts", "sync", "between launches", 
 RUN_STATES = (*AT_ENGINE, *IN_SECOND_LAUNCH, "profile", *JUDGED, *ALONE)
 TALKING = ("prompt load", "prompt answer", "chat answer", "chat idle")
 STATES = (*RUN_STATES, *TALKING)
-KILLS = ("orchestrator", "its group", "SIGTERM", "hang-up", "with its watchdog")
+KILLS = ("orchestrator", "its group", "SIGTERM", "hang-up", "Ctrl-C", "Ctrl-C twice", "with its watchdog")
+ORDERLY = ("SIGTERM", "hang-up", "Ctrl-C", "Ctrl-C twice")
+"""It may take its time to end what it does; five seconds count from its own end."""
+ORDERLY_SECONDS = 30.0
 STANDS = ("asleep", "native", "deaf", "stopped")
 LEAVES = ("group", "session", "bare", "server", "socket", "posix", "sysv")
 TOLD = ("group", "session", "server", "socket")
@@ -262,7 +265,9 @@ def try_out(room: Room) -> Outcome:
         time.sleep(room.trial.delay)
         kill(process, room)
         began = time.monotonic()
-        process.wait(REACH_SECONDS)
+        process.wait(ORDERLY_SECONDS)
+        if room.trial.kill in ORDERLY:
+            began = time.monotonic()
         if room.trial.kill == "with its watchdog":
             outcome.outlived = next_run_begins(room)
         outcome.left = watch(room, began)
@@ -284,16 +289,36 @@ def kill(process: subprocess.Popen[bytes], room: Room) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         case "SIGTERM":
             process.terminate()
-        case "hang-up" if room.terminal is not None:
-            os.close(room.terminal)
-            room.terminal = None
         case "hang-up":
-            os.killpg(process.pid, signal.SIGHUP)
+            hang_up(process, room)
         case "with its watchdog":
-            both = [p for p in psutil.Process(process.pid).children() if "watchdog.py" in " ".join(p.cmdline())]
-            for watchdog in both:
-                watchdog.kill()
-            process.kill()
+            kill_both(process)
+        case interrupts:
+            interrupt(process, twice=interrupts == "Ctrl-C twice", goes_on=room.terminal is not None)
+
+
+def hang_up(process: subprocess.Popen[bytes], room: Room) -> None:
+    if room.terminal is None:
+        os.killpg(process.pid, signal.SIGHUP)
+    else:
+        os.close(room.terminal)
+        room.terminal = None
+
+
+def interrupt(process: subprocess.Popen[bytes], twice: bool, goes_on: bool) -> None:
+    """A chat goes on after Ctrl-C: it is killed then."""
+    for _ in range(1 + twice):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    if goes_on:
+        process.kill()
+
+
+def kill_both(process: subprocess.Popen[bytes]) -> None:
+    for watchdog in psutil.Process(process.pid).children():
+        if "watchdog.py" in told(watchdog):
+            watchdog.kill()
+    process.kill()
 
 
 def next_run_begins(room: Room) -> int:

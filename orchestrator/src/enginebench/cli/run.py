@@ -21,6 +21,7 @@ from enginebench.plan.sweep import Sweep, asked_for, merged, read_sweep
 from enginebench.plan.workload import counts, named
 from enginebench.report.formats import Output
 from enginebench.report.profile import kernel_sheet
+from enginebench.run.guard import watchdogs
 from enginebench.run.interrupts import Interrupts
 from enginebench.run.limits import Ladder
 from enginebench.run.model import find_models, located_models
@@ -184,7 +185,7 @@ def measure(request: RunRequest, output: Output, timing: bool, begun: Begun | No
 
 def end_all(bar: ProgressBar) -> None:
     bar.console.show_cursor(True)
-    sweep_descendants(keep=set(), seconds=Ladder().sweep)
+    sweep_descendants(keep=watchdogs(), seconds=Ladder().sweep)
 
 
 def print_run(result: dict[str, Any], path: Path, profile: bool, output: Output, timing: bool) -> None:

@@ -18,8 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
+import psutil
+
 from .passed_on import program_environment
 from .watchdog import GIVE_UP_SECONDS, PREFIX
+
+SCRIPT = str(Path(__file__).with_name("watchdog.py"))
 
 
 class Watchdog:
@@ -70,7 +74,7 @@ class Watchdog:
         return self._process.stdin
 
     def _started(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-I", str(Path(__file__).with_name("watchdog.py")), str(self.folder)]
+        command = [sys.executable, "-I", SCRIPT, str(self.folder)]
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -94,6 +98,18 @@ class Watchdog:
         self._process = self._started()
         for group in self._guarded:
             self._stdin.write(f"+{group}\n")
+
+
+def watchdogs() -> set[int]:
+    """Those of this process, for whoever ends everything else."""
+    return {child.pid for child in psutil.Process().children() if SCRIPT in _words(child)}
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @contextlib.contextmanager
