@@ -1,7 +1,7 @@
 """What quantising loses, beside llama.cpp's formats on the same matrices: int8 against Q8_0, nf4 against Q4_0.
 
 ggml's own reference quantiser (gguf.quants) makes the blocks; all else is the float32 reference, so that only the
-weights differ. A Q8_0 file of llama.cpp holds the table in Q8_0 too.
+weights differ.
 """
 
 from collections.abc import Iterator
@@ -11,25 +11,24 @@ import numpy as np
 import pytest
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.fidelity import PROBE_DECODE, PROBE_PREFILL, compare, probe_ids
+from enginebench_models.fidelity import compare, probe_ids
 from enginebench_models.quantisation import QuantisedWeights, is_quantised
-from enginebench_models.reference import Reference
+from enginebench_models.reference import Reference, Weights
 from enginebench_models.synthesis import synthesise
 from enginebench_models.tensor import Tensor
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
+FIRST_POSITION, N_TOKENS = 64, 512
+"""Enough positions that chance moves a ratio of two means by some 3 % only."""
+
 
 class Blocks(QuantisedWeights):
-    """The same matrices through one of ggml's formats, or with `table` all matrices."""
-
-    def __init__(self, weights: Checkpoint, kind: str, table: bool = False) -> None:
-        super().__init__(weights, kind)
-        self.table = table
+    """The same matrices through one of ggml's formats."""
 
     def tensor(self, name: str) -> Tensor:
         stored = self.weights.tensor(name)
-        if not (is_quantised(name, stored.shape) or (self.table and name == "embed_tokens")):
+        if not is_quantised(name, stored.shape):
             return stored
         kind = GGMLQuantizationType[self.kind]
         restored = np.empty(stored.shape, np.float32)
@@ -47,18 +46,21 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def test_int8_and_nf4_lose_what_the_formats_of_their_size_lose(checkpoint: Checkpoint) -> None:
-    """One scale for a row is coarser than one for 32 weights, and one for 64 (4.25 bits) than one for 32 (4.5 bits)."""
+    """One scale for a row is coarser than one for 32 weights, and one for 64 (4.25 bits) than one for 32 (4.5 bits).
+
+    A divergence grows with the squared errors of the weights: those of int8 are 1.8 (tiny) and 2.3 times (1B) those of
+    Q8_0 on the same matrices, those of nf4 1.15 times those of Q4_0, as on any normal numbers.
+    """
     lost = losses(checkpoint)
-    assert 0 < lost["Q8_0"] < lost["int8"] < lost["Q8_0 file"], lost
+    assert 0 < lost["Q8_0"] < lost["int8"] < 2.5 * lost["Q8_0"], lost
     assert lost["int8"] < lost["nf4"] < 1.25 * lost["Q4_0"], lost
 
 
 def losses(checkpoint: Checkpoint) -> dict[str, float]:
-    """Mean KL divergence from the unquantised weights at the positions of the probe, nat."""
-    ids = probe_ids(checkpoint.config.vocab_size, PROBE_PREFILL + PROBE_DECODE)
-    positions = range(PROBE_PREFILL - 1, len(ids))
+    """Mean KL divergence from the unquantised weights over the last positions of random ids, nat."""
+    ids = probe_ids(checkpoint.config.vocab_size, N_TOKENS)
+    positions = range(FIRST_POSITION, N_TOKENS)
     plain = Reference(checkpoint).logits(ids, positions)
-    ways = {kind: QuantisedWeights(checkpoint, kind) for kind in ("int8", "nf4")}
+    ways: dict[str, Weights] = {kind: QuantisedWeights(checkpoint, kind) for kind in ("int8", "nf4")}
     ways |= {kind: Blocks(checkpoint, kind) for kind in ("Q8_0", "Q4_0")}
-    ways["Q8_0 file"] = Blocks(checkpoint, "Q8_0", table=True)
     return {kind: compare(plain, Reference(way).logits(ids, positions)).mean_kld for kind, way in ways.items()}
