@@ -32,7 +32,7 @@ from matrix import OK, STATES, End, Injection
 CHILD = Path(__file__).with_name("child.py")
 BOUND_SECONDS = 20.0
 """For one launch, whatever happens in it."""
-TRIES = 3
+TRIES, VOCABULARY = 3, 512
 SILENCE_SECONDS = 2.5
 LIMITS = Limits(  # half a second between two looks: even on a busy machine one that spins has had its 50 ms in it
     hello=Limit(2.0, 2.5),
@@ -157,6 +157,7 @@ class Bench:
             iterations=1,
             silence_seconds=SILENCE_SECONDS,
             limits=LIMITS,
+            vocab_size=VOCABULARY,
             probe=list(range(128)) if kind == "check" else None,
             meter=Meter(()) if kind == "energy" else None,
             profile_folder=self.folder / "profile" if kind == "profile" else None,

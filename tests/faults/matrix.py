@@ -210,6 +210,7 @@ FAULTS: Mapping[str, Fault] = {
             " | other prompt | other prompt length",
             End("wrong-output"), ANSWERS, NO_TOKENS,
         ),
+        *_rows("another vocabulary", End("wrong-output"), {"load"}, "only a loaded model has one"),
         *_rows("says unsupported", End("unsupported"), REPLIES, NOT_SAID),
         *_rows("says internal | says no known code", End("engine-failure"), REPLIES, NOT_SAID),
         *_rows(

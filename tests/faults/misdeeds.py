@@ -342,6 +342,7 @@ CHANGES: dict[str, Callable[[Message], list[Message]]] = {
     "token before the start": lambda message: _times(message, lambda times: [0, *times[1:]]),
     "negative times": lambda message: _times(message, lambda times: [-time_ns for time_ns in times[::-1]]),
     "torn list of times": lambda message: [{**message, "t_token_ns": message["t_token_ns"][:-1]}],
+    "another vocabulary": lambda message: [{**message, "vocab_size": message["vocab_size"] + 1}],
     "too few tokens": lambda message: _ids(message, lambda ids: ids[:-1]),
     "too many tokens": lambda message: _ids(message, lambda ids: [*ids, 1]),
     "no tokens": lambda message: _ids(message, lambda ids: []),

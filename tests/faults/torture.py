@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,20 @@ def torture(injections: Iterable[Injection], jobs: int, mark: str, plant: Plant 
         ProcessPoolExecutor(jobs, context, _begin, (Path(folder), mark, plant)) as pool,
     ):
         futures = {pool.submit(_inject, injection): injection for injection in injections}
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool as error:
-                yield Found(futures[future], "the orchestrator's process died", 0.0, [str(error)])
-            except Exception as error:  # noqa: BLE001 - a launch never raises for what an engine does
-                yield Found(futures[future], "raised", 0.0, [f"raised {type(error).__name__}: {error}"])
+        try:
+            for future in as_completed(futures):
+                yield _outcome(futures[future], future)
+        finally:
+            pool.shutdown(cancel_futures=True)  # for Ctrl-C
+
+
+def _outcome(injection: Injection, future: Future[Found]) -> Found:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        return Found(injection, "the orchestrator's process died", 0.0, [str(error)])
+    except Exception as error:  # noqa: BLE001 - a launch never raises for what an engine does
+        return Found(injection, "raised", 0.0, [f"raised {type(error).__name__}: {error}"])
 
 
 def tally_of(found: list[Found]) -> dict[str, Any]:

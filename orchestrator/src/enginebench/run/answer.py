@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 from enginebench_protocol.client import Received
@@ -27,14 +28,7 @@ def recorded(
     phase: Any,
 ) -> Request:
     """Raises WrongOutput unless the engine did the work it was asked for."""
-    try:
-        tokens, times = unpack_ids(generated.tokens), unpack_times(generated.t_token_ns)
-    except MessageError as error:
-        raise WrongOutput(str(error)) from None
-    if (len(tokens), len(times)) != (n_gen, n_gen):
-        raise WrongOutput(f"{len(tokens)} tokens and {len(times)} times instead of {n_gen}")
-    if max(tokens) >= vocab_size:
-        raise WrongOutput(f"token id {max(tokens)} outside the vocabulary of {vocab_size}")
+    _, times = work_of(generated, n_gen, vocab_size)
     if (generated.n_prompt, generated.prompt_sha256) != (len(unpack_ids(prompt)), ids_sha256(prompt)):
         raise WrongOutput("the engine answered another prompt than the one sent")
     if times[0] < generated.t_start_ns:
@@ -52,6 +46,19 @@ def recorded(
         reported=generated.reported,
         doubts=[*_clock_doubts(disagreement, times[-1] - generated.t_start_ns), *server_doubts(generated)],
     )
+
+
+def work_of(generated: Generated, n_gen: int, vocab_size: int) -> tuple[array[int], array[int]]:
+    """(ids, times), as many as were asked for. Raises WrongOutput."""
+    try:
+        tokens, times = unpack_ids(generated.tokens), unpack_times(generated.t_token_ns)
+    except MessageError as error:
+        raise WrongOutput(str(error)) from None
+    if (len(tokens), len(times)) != (n_gen, n_gen):
+        raise WrongOutput(f"{len(tokens)} tokens and {len(times)} times instead of {n_gen}")
+    if max(tokens) >= vocab_size:
+        raise WrongOutput(f"token id {max(tokens)} outside the vocabulary of {vocab_size}")
+    return tokens, times
 
 
 def _clock_doubts(disagreement_ns: int, duration_ns: int) -> list[str]:

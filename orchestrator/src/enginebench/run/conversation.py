@@ -198,6 +198,8 @@ class Conversation:
         )
         self.facts["load_ns"] = time.perf_counter_ns() - sent_ns
         self.facts["loaded"] = loaded_facts(loaded)
+        if order.vocab_size not in (None, loaded.vocab_size):
+            raise WrongOutput(f"loaded a vocabulary of {loaded.vocab_size}, the model has {order.vocab_size}")
 
     def _request(self, iteration: int, phase: Phase, repeat: bool = False, stage: str = "") -> Request:
         self.vigil.enter(stage or f"request {iteration + 1}", self._usual_seconds(phase))

@@ -102,6 +102,7 @@ class Launcher:
             iterations=0 if kind == "cold" else fit.iterations,
             silence_seconds=self.silence_seconds,
             options=self.options.get(info.name, {}),
+            vocab_size=model.checkpoint.config.vocab_size if info.role == "engine" else None,
             probe=_probe(model) if judged else None,
             watch=self.watch,
             start_state=self._start_state(case, kind),

@@ -33,6 +33,8 @@ class LaunchOrder:
     """The longest an engine may take for an answer, however alive it seems."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Settings that only this engine has."""
+    vocab_size: int | None = None
+    """Of the model; None for engines without a model (instruments)."""
     probe: list[int] | None = None
     """Fidelity probe; None for engines without a model (instruments)."""
     watch: Watch | None = None

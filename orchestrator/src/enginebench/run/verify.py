@@ -13,7 +13,7 @@ from enginebench_models.fidelity import probe_ids
 from enginebench_models.plain_name import Stray, own_file
 from enginebench_models.reference_cache import reference_choices, reference_logits
 from enginebench_protocol.client import Client
-from enginebench_protocol.codec import pack_ids, unpack_ids
+from enginebench_protocol.codec import pack_ids
 from enginebench_protocol.errors import EngineFailure, ProtocolError
 from enginebench_protocol.messages import Loaded
 
@@ -23,6 +23,7 @@ from enginebench.judge.reference_weights import BadWeights, ReferenceWeights, So
 from enginebench.store.record import PROBE_DECODE, PROBE_PREFILL
 from enginebench.workspace.environment import Interpreter
 
+from .answer import WrongOutput, work_of
 from .guard import Watchdog
 from .limits import Limits
 from .process import ChildProcess
@@ -65,7 +66,7 @@ def verify(order: VerifyOrder, checkpoint: Checkpoint, interpreter: Interpreter,
             vigil.enter("hello")
             client.hello(order.engine, nonce, order.silence_seconds)
             return _climbed(order, checkpoint, client, vigil, Path(scratch))
-        except (ProtocolError, EngineFailure, BadLogits, BadWeights, Stray) as error:
+        except (ProtocolError, EngineFailure, BadLogits, BadWeights, Stray, WrongOutput) as error:
             raise Unverified(str(error)) from None
         finally:
             child.close(grace=1.0)
@@ -78,8 +79,8 @@ def _climbed(order: VerifyOrder, checkpoint: Checkpoint, client: Client, vigil: 
     sequences = [probe_ids(vocab, length, seed) for seed in range(order.n_sequences)]
     weights = ReferenceWeights().of(checkpoint, loaded.weights_path, order.cache)
     scored = [_scored(ids, order, weights, client, vigil, loaded.precision, scratch) for ids in sequences]
-    answers = [_answer(ids, order, client, vigil) for ids in sequences]
-    again = _answer(sequences[-1], order, client, vigil)
+    answers = [_answer(ids, order, client, vigil, vocab) for ids in sequences]
+    again = _answer(sequences[-1], order, client, vigil, vocab)
     choices = [
         reference_choices(weights, ids[:PROBE_PREFILL], answer, precision=loaded.precision)
         for ids, answer in zip(sequences, answers, strict=True)
@@ -120,7 +121,7 @@ def _scored(
     return Scored(reference, candidate.copy(), ids[PROBE_PREFILL:])
 
 
-def _answer(ids: Sequence[int], order: VerifyOrder, client: Client, vigil: Vigil) -> list[int]:
+def _answer(ids: Sequence[int], order: VerifyOrder, client: Client, vigil: Vigil, vocab_size: int) -> list[int]:
     vigil.enter("request")
     generated, _ = client.generate(pack_ids(ids[:PROBE_PREFILL]), order.n_greedy, order.silence_seconds)
-    return list(unpack_ids(generated.tokens))
+    return list(work_of(generated, order.n_greedy, vocab_size)[0])
