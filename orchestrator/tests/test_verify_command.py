@@ -24,7 +24,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setattr(command, "become_subreaper", lambda: None)
 
     def call(answer: Any, *arguments: str) -> tuple[int, str]:
-        def verify(order: Any, checkpoint: Any, interpreter: Any) -> list[Rung]:
+        def verify(order: Any, checkpoint: Any, interpreter: Any, watchdog: Any) -> list[Rung]:
             if isinstance(answer, Exception):
                 raise answer
             rungs: list[Rung] = answer
