@@ -94,7 +94,7 @@ class Footprint:
             n_descriptors=len(list(Path("/proc/self/fd").iterdir())),
             n_threads=threading.active_count(),
             processes=tuple(sorted(_named(p) for p in below)),
-            folders=tuple(sorted(path.name for path in scratch.iterdir())),
+            folders=tuple(sorted(path.name for place in (scratch, watchdog.folder) for path in place.iterdir())),
         )
 
     def objections(self, before: Footprint) -> list[str]:

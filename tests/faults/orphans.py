@@ -74,6 +74,10 @@ class Trial:
     delay: float = 0.0
 
 
+WHOLE = Trial("whole run")
+"""Nobody kills it."""
+
+
 @dataclass
 class Outcome:
     """`left`: what was there after five seconds. `missed`: the state was not reached, so nothing was tried."""
@@ -103,7 +107,7 @@ class Stage:
 
     def _warm_up(self) -> None:
         """A run that nobody kills makes the model, and the environments that it needs. Raises RuntimeError."""
-        room = self.room(Trial("whole run"))
+        room = self.room(WHOLE)
         process = room.start()
         if process.wait(REACH_SECONDS * 5) != 0:
             raise RuntimeError(f"a run that nobody killed ended with {process.returncode}: {room.log()}")
@@ -160,8 +164,9 @@ class Room:
         profile = ["--profile"] if state == "profile" else []
         return ["run", str(engine), *common, "--preset", "smoke", "--results", str(self.results), *profile]
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, *self.stage.program, *self.words()]
+    def start(self, words: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """`words`: of another command line than its own."""
+        command = [sys.executable, *self.stage.program, *(words or self.words())]
         if not self.trial.state.startswith("chat"):
             with (self.folder / "log").open("wb") as log:
                 return subprocess.Popen(

@@ -18,7 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import inject
 import launches
+import matrix
 import orphans
 from enginebench.run.guard import Watchdog
 from enginebench.run.process import become_subreaper
@@ -32,6 +34,7 @@ from models.tests import mutations, test_malformed_gguf  # noqa: E402
 RUN_SECONDS = 120.0
 INTERRUPT_SECONDS = 20.0
 """After a Ctrl-C: the engine has its grace, what was measured is written."""
+FINE = {"ok", "suspect", "spoiled"}
 
 
 @dataclass
@@ -41,10 +44,12 @@ class Soak:
     dice: random.Random
     bench: launches.Bench
     stage: orphans.Stage
+    faults: inject.Bench
     course: launches.Course = field(default_factory=launches.Course)
     events: collections.Counter[str] = field(default_factory=collections.Counter)
     endings: collections.Counter[str] = field(default_factory=collections.Counter)
     wrong: list[str] = field(default_factory=list)
+    injections: list[matrix.Injection] = field(default_factory=lambda: list(matrix.every()))
 
     def step(self) -> None:
         """One event, and a look at everything."""
@@ -65,6 +70,13 @@ class Soak:
         self.endings[f"{configuration}: {reason or 'good'}"] += 1
         self.expect(f"{kind} launch of {configuration}", reason, launches.EXPECTED[configuration])
 
+    def fault(self) -> None:
+        """One of the table of faults."""
+        injection = self.dice.choice(self.injections)
+        found = self.faults.inject(injection)
+        self.endings[f"{injection.fault}: {found.ended.partition(' in ')[0]}"] += 1
+        self.expect(f"{injection.fault} in {injection.state}: {found.ended}", found.wrong, [])
+
     def kill(self) -> None:
         state = self.dice.choice([state for state in orphans.STATES if state != "sync"])
         outcome = orphans.try_out(self.stage.room(orphans.rolled(state, self.dice)))
@@ -72,10 +84,26 @@ class Soak:
         self.expect(f"{outcome.trial}", (outcome.missed, outcome.left), ("", []))
 
     def whole_run(self) -> None:
-        self._run("run", None, "")
+        room = self.stage.room(orphans.WHOLE)
+        process = room.start()
+        self._ended("run", process, room, RUN_SECONDS, [0])
+        self._close(process, room)
 
     def interrupted_run(self) -> None:
-        self._run("interrupted run", self.dice.uniform(0.8, 4.0), "")
+        """With Ctrl-C, anywhere; what was interrupted goes on with --resume and ends as if nothing had been."""
+        room = self.stage.room(orphans.WHOLE)
+        process = room.start()
+        time.sleep(self.dice.uniform(0.3, 4.0))
+        process.send_signal(signal.SIGINT)
+        self._ended("interrupted run", process, room, INTERRUPT_SECONDS, [0, 130, -signal.SIGINT])
+        for journal in room.results.glob("*/journal"):
+            if b"\n" in journal.read_bytes():
+                process = room.start(["run", "--resume", str(journal.parent)])
+                self._ended("resumed run", process, room, RUN_SECONDS, [0])
+                result = read_result(journal.parent / "result.json")
+                self.expect("resumed run, left out", result["plan"]["left_out"], [])
+                self.expect("resumed run, cases", {case["status"] for case in result["cases"]} <= FINE, True)
+        self._close(process, room)
 
     def damaged_file(self) -> None:
         """Refused with exit code 2, unless it is as sound as before."""
@@ -89,34 +117,33 @@ class Soak:
         self.endings[f"file: {'sound' if rule == '' else 'refused'}"] += 1
         self.expect(f"damaged file, rule {rule!r}", done.returncode, 0 if rule == "" else 1)
 
-    def _run(self, what: str, interrupt_after: float | None, state: str) -> None:
-        room = self.stage.room(orphans.Trial("whole", delay=0.0))
-        process = room.start()
+    def _ended(
+        self, what: str, process: subprocess.Popen[bytes], room: orphans.Room, seconds: float, codes: Sequence[int]
+    ) -> None:
+        """Waits for its end and looks at what it left."""
         code: int | str
         try:
-            if interrupt_after is not None:
-                time.sleep(interrupt_after)
-                process.send_signal(signal.SIGINT)
-            code = process.wait(RUN_SECONDS if interrupt_after is None else INTERRUPT_SECONDS)
+            code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             code = "hangs"
-        left = orphans.watch(room, time.monotonic())
-        self.expect(f"{what}, left behind", left, [])
-        if interrupt_after is None:
-            self.expect(what, code, 0)
-        self.expect(f"{what}, its log", "Traceback" in room.log(), False)
+        self.endings[f"{what}: exit {code}"] += 1
+        self.expect(f"{what}, left behind", orphans.watch(room, time.monotonic()), [])
+        self.expect(f"{what}, exit {code}: {room.log()}", code in codes, True)
+        self.expect(f"{what}: {room.log()}", "Traceback" in room.log(), False)
+
+    def _close(self, process: subprocess.Popen[bytes], room: orphans.Room) -> None:
         for path in room.results.glob("*/result.json"):
             read_result(path)
-        self.endings[f"{what}: exit {code}"] += 1
         orphans.clean_up(process, room)
 
 
 EVENTS: dict[str, tuple[Callable[[Soak], None], int]] = {
-    "launch": (Soak.launch, 60),
-    "kill": (Soak.kill, 12),
-    "run": (Soak.whole_run, 6),
-    "interrupt": (Soak.interrupted_run, 12),
-    "damaged file": (Soak.damaged_file, 10),
+    "launch": (Soak.launch, 50),
+    "fault": (Soak.fault, 25),
+    "kill": (Soak.kill, 10),
+    "run": (Soak.whole_run, 2),
+    "interrupted run": (Soak.interrupted_run, 5),
+    "damaged file": (Soak.damaged_file, 8),
 }
 
 
@@ -128,7 +155,7 @@ def soak(seconds: float, seed: int, tell: bool = True) -> Soak:
         (folder / "bench").mkdir()
         stage = orphans.Stage(folder / "stage")
         stage.spared.add(watchdog.pid)
-        state = Soak(random.Random(seed), launches.Bench(folder / "bench", watchdog), stage)
+        state = Soak(random.Random(seed), launches.Bench(folder / "bench", watchdog), stage, faults(folder, watchdog))
         while time.monotonic() < deadline:
             state.step()
             if tell and state.events.total() % 50 == 0:
@@ -136,15 +163,24 @@ def soak(seconds: float, seed: int, tell: bool = True) -> Soak:
     return state
 
 
+def faults(folder: Path, watchdog: Watchdog) -> inject.Bench:
+    """With our watchdog: one of its own would be swept up as a stray."""
+    bench = inject.Bench(folder, "soak")
+    bench.watchdog.close()
+    bench.watchdog = watchdog
+    tempfile.tempdir = None
+    return bench
+
+
 def tally(state: Soak, seconds: float, seed: int) -> dict[str, object]:
-    known = len(state.course.columns["rss_bytes"]) > 1
+    n_readings = len(state.course.columns["rss_bytes"])
     return {
         "events": dict(state.events),
         "total": state.events.total(),
         "endings": dict(sorted(state.endings.items())),
         "wrong": state.wrong,
-        "grown": state.course.grown() if known else None,
-        "rss_growth_bytes_per_1000": round(state.course.growth_bytes()) if known else None,
+        "grown": state.course.grown() if n_readings else None,
+        "rss_growth_bytes_per_1000": round(state.course.growth_bytes()) if n_readings >= 300 else None,
         "seed": seed,
         "seconds": round(seconds, 1),
     }
@@ -163,7 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     if options.output:
         options.output.write_text(text + "\n")
-    return 1 if found["wrong"] or found["grown"] else 0
+    growth = found["rss_growth_bytes_per_1000"]
+    grows = isinstance(growth, int) and growth >= launches.GROWTH_LIMIT_BYTES
+    return 1 if found["wrong"] or found["grown"] or grows else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from enginebench_protocol.errors import EngineFailure
 
 from enginebench.errors import UnavailableError, UsageError
 from enginebench.run.guard import Watchdog
-from enginebench.run.process import become_subreaper
+from enginebench.run.limits import Ladder
+from enginebench.run.process import become_subreaper, sweep_descendants
 
 from .choice import Choice, choose
 from .living_engine import EngineDied, Say
@@ -53,6 +54,7 @@ class Chat:
     def close(self) -> None:
         for partner in self.partners:
             partner.leave()
+        sweep_descendants(keep={self._watchdog.pid}, seconds=Ladder().sweep)
         self._watchdog.close()
 
     @property

@@ -23,8 +23,8 @@ from enginebench_protocol.messages import Event, Loaded, Progress, Token
 
 from enginebench.machine.memory import read_tree
 from enginebench.run.guard import Watchdog
-from enginebench.run.limits import Limits
-from enginebench.run.process import ChildProcess, become_subreaper
+from enginebench.run.limits import Ladder, Limits
+from enginebench.run.process import ChildProcess, become_subreaper, sweep_descendants
 from enginebench.run.vigil import watched
 from enginebench.workspace import environment
 from enginebench.workspace.environment import Interpreter, kernel_cache
@@ -217,11 +217,14 @@ def started(choice: Choice, settings: Settings, say: Say) -> Iterator[LivingEngi
     """One engine, from its spawn to its end. Raises UnavailableError, EngineDied."""
     become_subreaper()
     with Watchdog() as watchdog:
-        engine = spawned(choice, settings, watchdog, say)
         try:
-            yield engine
+            engine = spawned(choice, settings, watchdog, say)
+            try:
+                yield engine
+            finally:
+                engine.close(grace=2.0)
         finally:
-            engine.close(grace=2.0)
+            sweep_descendants(keep={watchdog.pid}, seconds=Ladder().sweep)
 
 
 def _refuse_unknown_model(choice: Choice, settings: Settings) -> None:

@@ -94,7 +94,10 @@ class Run:
         """
         become_subreaper()
         with Watchdog() as watchdog:
-            return self._executed(watchdog)
+            try:
+                return self._executed(watchdog)
+            finally:
+                sweep_descendants(keep={watchdog.pid}, seconds=Ladder().sweep)
 
     def _executed(self, watchdog: Watchdog) -> Path:
         self._install(watchdog)
