@@ -88,6 +88,10 @@ torture-launches *ARGS:
 soak *ARGS:
     {{ uv }} run python tests/faults/soak.py "$@"
 
+# a disk that fails or loses its power in every operation, and runs that are killed: nothing measured is lost
+torture-results *ARGS:
+    {{ uv }} run python tests/torture/results.py "$@"
+
 # how often the suite itself is wrong: false verdicts, what is found, what measuring costs
 selftest *ARGS:
     @{{ uv }} run enginebench selftest "$@"

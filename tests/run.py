@@ -34,7 +34,17 @@ UNTIMED = [
     "tests/conformance",
     *(
         f"tests/e2e/test_{name}.py"
-        for name in ("bad_input", "beside_faults", "chat", "docs", "original", "prompt", "quantised", "shards")
+        for name in (
+            "bad_input",
+            "beside_faults",
+            "chat",
+            "docs",
+            "interrupts",
+            "original",
+            "prompt",
+            "quantised",
+            "shards",
+        )
     ),
     "tests/faults",
     "tests/torture/test_life.py",

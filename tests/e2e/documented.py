@@ -30,6 +30,7 @@ ELSEWHERE = {
     "just selftest": "three quarters of an hour; orchestrator/tests/test_selftest.py runs its parts",
     "just torture-files": "an hour; models/tests has the fast part",
     "just torture-wire": "a fuzzer needs time; protocol/tests has the fast part",
+    "just torture-results": "minutes; orchestrator/tests/test_crash.py has the fast part",
     "just new-engine": "orchestrator/tests/test_new_engine.py runs it in a workspace of its own",
     "just conform": "tests/conformance runs it against the engine of known speed and against faulty ones",
     "uv run enginebench --install-completion": "it writes into a shell; test_completion.py asks what it installs",

@@ -237,6 +237,8 @@ def _above(
         lines.append(fair)
     if plan["left_out"]:
         lines.append(f"left out: {'; '.join(plan['left_out'])}")
+    if resumed := plan.get("resumed"):
+        lines.append(f"interrupted and resumed {_counted(len(resumed), 'time')}, last on {resumed[-1]['resumed_at']}")
     return [printable(line) for line in lines]
 
 
