@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +74,6 @@ class SmallRun:
                 here.on_return()
 
         interpreter = Interpreter(Path("python"), {}, "b" * 64, {"numpy": "2.4"})
-        nobody = SimpleNamespace(pid=0, close=lambda: None)
         self.patch.setattr(Journal, "append", noticed)
         self.patch.setattr(launcher, "run_launch", made_up)
         self.patch.setattr(launcher, "kernel_cache", lambda _: self.cache)
@@ -83,7 +83,10 @@ class SmallRun:
         self.patch.setattr(run, "energy_counters", lambda _: Counters((), ()))
         self.patch.setattr(run, "noise", lambda: None)
         self.patch.setattr(run, "floors", lambda _: {})
-        for name, instead in (("Watchdog", lambda: nobody), ("become_subreaper", lambda: None)):
+        for name, instead in (
+            ("Watchdog", lambda: nullcontext(SimpleNamespace(pid=0))),
+            ("become_subreaper", lambda: None),
+        ):
             self.patch.setattr(run, name, instead)
         self.patch.setattr(run, "sweep_descendants", lambda keep, seconds: [])
         for sync in ("sync", "sync_folder"):
