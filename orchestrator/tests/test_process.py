@@ -230,3 +230,32 @@ def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     os.waitpid(stray, 0)
     assert child.ending is not None
     assert child.ending.remains == [f"process {stray}, which SIGKILL did not end"]
+
+
+SHARED = {
+    "posix": "from multiprocessing.shared_memory import SharedMemory\ns = SharedMemory(create=True, size=4096)\n",
+    "system v": (
+        "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.shmat.restype = ctypes.c_void_p\n"
+        "n = libc.shmget(0, ctypes.c_size_t(4096), 0o600)\nlibc.shmat(n, None, 0)\n"
+    ),
+}
+TELL = {"posix": "s.name.lstrip('/')", "system v": "n"}
+
+
+def shared(kind: str) -> set[str]:
+    if kind == "posix":
+        return {path.name for path in Path("/dev/shm").iterdir()}
+    return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("end", ["time.sleep(1000)", "os.kill(os.getpid(), 9)", "os._exit(3)"])
+def test_no_shared_memory_outlives_an_engine_that_did_not_give_it_back(kind: str, end: str, tmp_path: Path) -> None:
+    code = f"import os, sys, time\n{SHARED[kind]}print({TELL[kind]}, file=sys.stderr, flush=True)\n{end}"
+    process.become_subreaper()
+    child = start(code, tmp_path, QUICK)
+    while not child.last_lines():
+        time.sleep(0.01)
+    name = child.last_lines()[0]
+    child.close()
+    assert name not in shared(kind)

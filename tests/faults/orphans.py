@@ -33,6 +33,7 @@ from enginebench.machine.devices import device_count
 from enginebench.run.process import become_subreaper
 from enginebench.run.watchdog import PREFIX, YOUNG_SECONDS
 from enginebench.store.journal import read_journal
+from enginebench.store.result import read_result
 from enginebench.workspace import discovery, environment
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -110,7 +111,9 @@ class Stage:
         room = self.room(WHOLE)
         process = room.start()
         if process.wait(REACH_SECONDS * 5) != 0:
-            raise RuntimeError(f"a run that nobody killed ended with {process.returncode}: {room.log()}")
+            raise RuntimeError(
+                f"a run that nobody killed ended with {process.returncode}: {room.reasons()}{room.log()}"
+            )
         room.close()
 
     def room(self, trial: Trial) -> Room:
@@ -229,6 +232,11 @@ class Room:
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-400:]
+
+    def reasons(self) -> str:
+        """Why cases of its run have no numbers."""
+        cases = [case for path in self.results.glob("*/result.json") for case in read_result(path)["cases"]]
+        return "; ".join(f"{case['id']}: {case['reason']}" for case in cases if case["status"] != "ok")
 
     def left(self) -> Left:
         with contextlib.suppress(OSError):

@@ -37,12 +37,14 @@ class Ladder:
     """To write down where it hangs."""
     reap: float = 10.0
     """After SIGKILL; what is there still cannot be removed."""
+    helpers: float = 0.3
+    """After the end of an engine that did not end well: some processes below it unlink its shared memory then."""
     sweep: float = 5.0
     """For what it left behind."""
 
     @property
     def longest(self) -> float:
-        return max(self.grace, self.broken_grace) + self.term + self.abort + self.reap + self.sweep
+        return max(self.grace, self.broken_grace) + self.term + self.abort + self.reap + self.helpers + self.sweep
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from enginebench.plain_text import printable
 
 from .guard import Watchdog
 from .limits import Ladder
+from .watchdog import remove_segments
 
 STDERR_HEAD_LINES, STDERR_TAIL_LINES, STDERR_LINE_BYTES = 20, 80, 2000
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -136,14 +137,25 @@ class ChildProcess:
         steps = [(signal.SIGTERM, self._ladder.term), (signal.SIGABRT, self._ladder.abort)]
         for number, seconds in reversed(steps) if stack else steps:
             if code is None:
-                self._signal_group(number)
+                self._signal(number)
                 code, ended_with = self.wait(seconds), number.name
         if code is None:
             ended_with = signal.SIGKILL.name
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
+        if code != 0:
+            self._wait_for_helpers()
         self._signal_group(signal.SIGKILL)  # the group may outlive its leader
-        return self.wait(self._ladder.reap), ended_with
+        code = self.wait(self._ladder.reap)
+        remove_segments(self.pid)
+        return code, ended_with
+
+    def _wait_for_helpers(self) -> None:
+        """Python's resource tracker is one; it minds no SIGTERM, but ends with the one that it works for."""
+        ends = time.monotonic() + self._ladder.helpers
+        while time.monotonic() < ends and any(
+            _lives_in(child, self.pid) for child in psutil.Process().children(recursive=True)
+        ):
+            time.sleep(0.01)
 
     def _swept(self, spared: Iterable[int]) -> list[str]:
         watched = [self._watchdog.pid] if self._watchdog else []
@@ -158,6 +170,14 @@ class ChildProcess:
         os.close(self.pidfd)
         if self._watchdog is not None:
             self._watchdog.release(self.pid)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """SIGTERM is for all of the group, the others for the engine: who cleans up after it must outlive it."""
+        if number == signal.SIGTERM:
+            self._signal_group(number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -195,6 +215,12 @@ def sweep_descendants(keep: set[int], seconds: float) -> list[int]:
             return [stray.pid for stray in strays]
         time.sleep(0.005)
     return []
+
+
+def _lives_in(process: psutil.Process, group: int) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _pidfd_of(popen: subprocess.Popen[bytes]) -> int:
