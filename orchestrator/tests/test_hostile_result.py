@@ -42,6 +42,7 @@ PAYLOADS = (
     f"{{{{ {MARK} }}}}{{% {MARK} %}}[/red][bold]$\\frac{{{MARK}}}$",
     f"url(http://{MARK}.test/x);}}*{{background:url(//{MARK}.test)",
 )
+QUOTES = "'\""
 BIDIRECTIONAL = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 ELEMENTS = {"script", "img", "iframe", "object", "embed", "link", "base", "form"}
 ADDRESS = re.compile(r"javascript:|//|url\((?!#)")
@@ -75,7 +76,7 @@ def hostile(honest: dict[str, Any]) -> dict[str, Any]:
     payload_of: dict[str, str] = {}
     for path, text in texts(honest):
         number = len(payload_of)
-        payload = PAYLOADS[number % len(PAYLOADS)]
+        payload = PAYLOADS[number % len(PAYLOADS)] + QUOTES
         put(bad, path, payload_of.setdefault(text, text + payload if number % 4 == 3 else payload + text))
     originals = dict(texts(honest))
     while errors := list(_validator().iter_errors(bad)):
