@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +115,7 @@ WIDE = "{{ ('a' * 300000000) | length }}"
         (WIDE, "300000000", Limits(memory_bytes=2 << 30)),
         ("x" * 2000, "x" * 2000, LIMITS),
         ("{{ 'x' * 2000 }}", "x" * 2000, LIMITS),
+        ("{{ '\N{SLIGHTLY SMILING FACE}' * 2000 }}", "\N{SLIGHTLY SMILING FACE}" * 2000, LIMITS),
     ],
 )
 def test_it_is_the_limits_that_refuse(template: str, text: str, wide: Limits) -> None:
@@ -151,11 +154,10 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], No
     [
         "",
         "import os; os.abort()",
-        "print('no JSON')",
-        "print('[]')",
-        "print('{\"text\": 3}')",
-        "print('[' * 100000)",
-        "import sys\nwhile True: sys.stdout.write('x' * 65536)",
+        "print('no sign')",
+        "print('-' + 'x' * 1000)",
+        "print('+' + 'x' * 200000)",
+        "import sys\nwhile True: sys.stdout.write('+' * 65536)",
     ],
 )
 def test_whatever_a_process_that_was_taken_over_answers_is_refused(child: Callable[[str], None], code: str) -> None:
@@ -176,3 +178,21 @@ def test_the_same_messages_give_the_same_prompt() -> None:
     """No clock, no dice."""
     template = "{{ strftime_now is defined }} {{ lipsum is defined }}"
     assert rendered(template, MESSAGES, BOS, EOS) == "False False"
+
+
+COSTLY = """
+import resource
+import subprocess
+import sys
+from enginebench_models.chat_template import Limits, rendered
+text = rendered("{{ '\\N{SLIGHTLY SMILING FACE}' * 4000000 }}", [], "", "")
+print(len(text), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+def test_the_longest_answer_costs_its_reader_no_more_than_its_own_size() -> None:
+    """As JSON it was a piece of memory for each character."""
+    done = subprocess.run([sys.executable, "-c", COSTLY], capture_output=True, text=True, check=True)
+    length, mebibytes = map(int, done.stdout.split())
+    assert length == 4_000_000
+    assert mebibytes < 150

@@ -19,7 +19,7 @@ class Limits:
     """The longest template of a published model has some 20 KiB and takes a hundredth of a second."""
 
     template_characters: int = 256 << 10
-    prompt_characters: int = 8 << 20
+    prompt_characters: int = 4 << 20
     cpu_seconds: int = 2
     wall_seconds: float = 15.0
     memory_bytes: int = 512 << 20
@@ -27,6 +27,7 @@ class Limits:
 
 
 LIMITS = Limits()
+LONGEST_ERROR = 300
 
 
 def rendered(template: str, messages: Sequence[Mapping[str, str]], bos: str, eos: str, limits: Limits = LIMITS) -> str:
@@ -35,17 +36,16 @@ def rendered(template: str, messages: Sequence[Mapping[str, str]], bos: str, eos
         raise failed(f"it has {len(template):,} characters, at most {limits.template_characters:,} are read")
     told = {"template": template, "messages": [dict(message) for message in messages], "bos": bos, "eos": eos}
     answer = asked(json.dumps({**told, "limits": asdict(limits)}).encode(), limits)
-    match answer:
-        case {"text": str(text)}:
-            return text
-        case {"error": str(error)}:
-            raise failed(error)
-        case _:
-            raise failed("its process gave no answer")
+    sign, text = answer[:1], answer[1:].decode("utf-8", "replace")
+    if sign == b"-":
+        raise failed(text)
+    if sign != b"+" or len(text) > limits.prompt_characters:
+        raise failed("its process gave no answer")
+    return text
 
 
-def asked(question: bytes, limits: Limits) -> object:
-    """What the process says, as JSON; no more of it is read than a prompt can be."""
+def asked(question: bytes, limits: Limits) -> bytes:
+    """What the process says; no more of it is read than a prompt can be."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "enginebench_models.template_process"],
         stdin=subprocess.PIPE,
@@ -59,7 +59,7 @@ def asked(question: bytes, limits: Limits) -> object:
     try:
         with process.stdin as stdin:
             stdin.write(question)
-        answer = process.stdout.read(12 * limits.prompt_characters + 1024)  # a character takes 12 bytes at most
+        answer = process.stdout.read(4 * limits.prompt_characters + 1024)  # a character takes 4 bytes at most
     except BrokenPipeError:
         answer = b""
     finally:
@@ -69,13 +69,10 @@ def asked(question: bytes, limits: Limits) -> object:
         process.stdout.close()
     if not answer:
         raise failed(f"it takes more than {limits.cpu_seconds} s or {limits.memory_bytes >> 20} MiB ({-code})")
-    try:
-        return json.loads(answer)
-    except (ValueError, RecursionError):
-        return None
+    return answer
 
 
 def failed(why: str) -> InvalidModel:
     """`why` may be the template's own words."""
-    words = "".join(c if c.isprintable() else "?" for c in why)
+    words = "".join(c if c.isprintable() else "?" for c in why[:LONGEST_ERROR])
     return InvalidModel(f"The model's chat template failed: {words}. Use a plain prompt.")

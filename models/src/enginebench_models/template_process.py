@@ -1,8 +1,9 @@
 """Renders one chat template, in a process of its own: `python -m enginebench_models.template_process`.
 
-A question on stdin, an answer on stdout, both JSON; the other side is chat_template.py. The template is a program of
-unknown origin: it runs in jinja2's immutable sandbox, after this process has given up files, network and all but a
-little memory and time. No clock and no dice: the same messages give the same prompt.
+The question on stdin is JSON; the answer on stdout is a sign, + or -, and the text or the error. The other side is
+chat_template.py. The template is a program of unknown origin: it runs in jinja2's immutable sandbox, after this process
+has given up files, network and all but a little memory and time. No clock and no dice: the same messages give the same
+prompt.
 """
 
 import encodings.unicode_escape  # with the next three: what templates would import when files cannot be read any more
@@ -33,17 +34,17 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"]))
     resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"], limits["memory_bytes"]))
     confine(reads=False)
-    sys.stdout.buffer.write(json.dumps(answer(question, limits["prompt_characters"])).encode())
+    sys.stdout.buffer.write(answer(question, limits["prompt_characters"]).encode("utf-8", "replace"))
     sys.stdout.buffer.flush()
     return 0
 
 
-def answer(question: Mapping[str, Any], longest: int) -> dict[str, str]:
+def answer(question: Mapping[str, Any], longest: int) -> str:
     try:
         text = render(**question)
     except Exception as cause:  # noqa: BLE001 - the template is a program and may raise anything
-        return {"error": (str(cause) or type(cause).__name__)[:LONGEST_ERROR]}
-    return {"text": text} if len(text) <= longest else {"error": f"it makes a prompt of {len(text):,} characters"}
+        return f"-{str(cause) or type(cause).__name__}"[:LONGEST_ERROR]
+    return f"+{text}" if len(text) <= longest else f"-it makes a prompt of {len(text):,} characters"
 
 
 def render(template: str, messages: list[dict[str, str]], bos: str, eos: str) -> str:

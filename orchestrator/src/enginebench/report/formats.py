@@ -103,7 +103,7 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 def markdown_escaped(text: str) -> str:
     """No cell, tag, link, picture or code begins in it."""
-    return re.sub(r"[\\|`]|\](?=[(\[:])", r"\\\g<0>", printable(text)).replace("<", "&lt;")
+    return re.sub(r"[\\|]|\](?=[(\[:])", r"\\\g<0>", printable(text)).replace("<", "&lt;")
 
 
 def to_json(sheet: Sheet) -> str:
