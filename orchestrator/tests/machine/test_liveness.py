@@ -39,7 +39,18 @@ def test_they_are_summed_over_the_processes_with_the_time_of_those_that_they_rea
 
 def test_a_gpu_that_works_is_a_sign(tmp_path: Path) -> None:
     gpu: Any = SimpleNamespace(utilisation_percent=lambda: 37)
-    assert read_signs([], gpu, tmp_path).gpu_percent == 37
+    assert read_signs([], gpu, "cuda", tmp_path).gpu_percent == 37
+
+
+def test_a_gpu_whose_use_nobody_tells_may_be_busy(tmp_path: Path) -> None:
+    """A MIG slice; an engine that waits for it takes no processor time."""
+    mute: Any = SimpleNamespace(utilisation_percent=lambda: None)
+    idle: Any = SimpleNamespace(utilisation_percent=lambda: 0)
+    nothing = Signs(0, 0)
+    assert alive(nothing, read_signs([], mute, "cuda", tmp_path), 10.0)
+    assert alive(nothing, read_signs([], None, "cuda", tmp_path), 10.0)
+    assert not alive(nothing, read_signs([], idle, "cuda", tmp_path), 10.0)
+    assert not alive(nothing, read_signs([], None, "cpu", tmp_path), 10.0)
 
 
 def test_a_tick_or_two_are_nothing() -> None:

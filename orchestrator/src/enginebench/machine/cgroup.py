@@ -52,14 +52,11 @@ class MemoryCgroup:
         """Of its processes; 0 too where the kernel does not tell."""
         return oom_kills_of(self.folder) or 0
 
-    def kill(self) -> None:
-        """All that is in it, at once (cgroup.kill came with Linux 5.14)."""
-        with contextlib.suppress(OSError):
-            (self.folder / "cgroup.kill").write_text("1\n")
-
     def close(self) -> None:
-        """The group of a process that is gone is empty, and can be removed."""
+        """The group of a process that is gone is empty, and can be removed; what is in it still is killed."""
         with contextlib.suppress(OSError):
+            if (kill := self.folder / "cgroup.kill").exists():  # it came with Linux 5.14
+                kill.write_text("1\n")
             self.folder.rmdir()
 
 

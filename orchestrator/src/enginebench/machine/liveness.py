@@ -30,15 +30,18 @@ class Signs:
     """Read and written: one that converts weights, or waits for us to read its stderr, works."""
     gpu_percent: int | None = None
     """Of the moment; None where there is no GPU or nobody can tell."""
+    unseen: bool = False
+    """It works on a GPU whose use nobody can tell (a MIG slice): it may be busy, so only the deadline ends it."""
 
 
-def read_signs(pids: Iterable[int], gpu: NvmlGpu | None = None, proc: Path = PROC) -> Signs:
+def read_signs(pids: Iterable[int], gpu: NvmlGpu | None = None, device: str = "cpu", proc: Path = PROC) -> Signs:
     """What vanishes meanwhile counts nothing."""
-    found = list(pids)
+    found, gpu_percent = list(pids), None if gpu is None else gpu.utilisation_percent()
     return Signs(
         cpu_ns=sum(_cpu_ns(proc / str(pid)) for pid in found),
         io_bytes=sum(_io_bytes(proc / str(pid)) for pid in found),
-        gpu_percent=None if gpu is None else gpu.utilisation_percent(),
+        gpu_percent=gpu_percent,
+        unseen=device == "cuda" and gpu_percent is None,
     )
 
 
@@ -48,6 +51,7 @@ def alive(before: Signs, now: Signs, seconds: float) -> bool:
         abs(now.cpu_ns - before.cpu_ns) >= max(LEAST_CPU_NS, LEAST_CPU_SHARE * seconds * 1e9)
         or abs(now.io_bytes - before.io_bytes) >= LEAST_IO_RATE * seconds
         or bool(now.gpu_percent)
+        or now.unseen
     )
 
 

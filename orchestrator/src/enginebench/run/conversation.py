@@ -57,7 +57,7 @@ class Conversation:
         self.order, self.child, self.scratch, self.say = order, child, scratch, say
         self.watch, self.memory = watch, memory
         gpu = order.watch.gpu if order.watch is not None else None
-        self.client, self.vigil = watched(child, order.limits, order.silence_seconds, gpu, order.tell)
+        self.client, self.vigil = watched(child, order.limits, order.silence_seconds, order.device, gpu, order.tell)
         self.facts: dict[str, Any] = {}
         self.requests: list[Request] = []
         self._usual: float | None = None

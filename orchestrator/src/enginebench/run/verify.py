@@ -62,7 +62,7 @@ def verify(order: VerifyOrder, checkpoint: Checkpoint, interpreter: Interpreter,
         except OSError as not_started:
             raise Unverified(str(not_started)) from None
         try:
-            client, vigil = watched(child, Limits(), order.silence_seconds)
+            client, vigil = watched(child, Limits(), order.silence_seconds, order.device)
             vigil.enter("hello")
             client.hello(order.engine, nonce, order.silence_seconds)
             return _climbed(order, checkpoint, client, vigil, Path(scratch))

@@ -117,8 +117,13 @@ def _late(what: str, seconds: float) -> str:
 
 
 def watched(
-    child: ChildProcess, limits: Limits, silence: float, gpu: NvmlGpu | None = None, tell: Tell | None = None
+    child: ChildProcess,
+    limits: Limits,
+    silence: float,
+    device: str = "cpu",
+    gpu: NvmlGpu | None = None,
+    tell: Tell | None = None,
 ) -> tuple[Client, Vigil]:
-    """A client that speaks to `child`, and the vigil that its waits are kept by."""
-    vigil = Vigil(child, limits, silence, lambda: read_signs(process_tree(child.pid), gpu))
+    """A client that speaks to `child`, and the vigil that its waits are kept by. `gpu`: the one that it works on."""
+    vigil = Vigil(child, limits, silence, lambda: read_signs(process_tree(child.pid), gpu, device))
     return Client(stream_of(child.read_fd, child.write_fd, tell, vigil.wait)), vigil
