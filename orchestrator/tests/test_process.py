@@ -191,7 +191,7 @@ def test_an_engine_is_the_kernels_first_victim_and_leaves_no_core(tmp_path: Path
 
 @pytest.mark.usefixtures("subreaper")
 def test_a_family_in_sessions_of_its_own_is_swept_up_and_reaped(tmp_path: Path) -> None:
-    """Children of strays are nobody's until their parents are dead; one was once left as a zombie after 5 s."""
+    """Children of strays become ours only when their parents are dead."""
     below = (
         "import subprocess, sys, time; subprocess.Popen(['sleep', '1000'], start_new_session=True); time.sleep(1000)"
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from enginebench.cli import command_line
 from enginebench.cli import verify as command
 from enginebench.judge.ladder import Rung
-from enginebench.run.verify import Unverified
+from enginebench.run.verify import Unverified, VerifyOrder, verify
+from enginebench.workspace.environment import Interpreter
 from typer.testing import CliRunner
 
 Invoke = Callable[..., tuple[int, str]]
@@ -60,3 +63,10 @@ def test_an_engine_that_dies_is_exit_1_and_one_that_cannot_run_here_is_not(
     monkeypatch.setattr(command.discovery, "unavailable_reason", lambda *args: "needs an NVIDIA GPU")
     code, text = invoke([])
     assert (code, "unavailable: needs an NVIDIA GPU" in text) == (0, True)
+
+
+def test_an_interpreter_that_cannot_be_started_is_no_stack_trace(tmp_path: Path) -> None:
+    watchdog: Any = SimpleNamespace(folder=tmp_path)
+    order = VerifyOrder("x", "y", "m", tmp_path, "cpu", 1, tmp_path, 1, 1, 1.0)
+    with pytest.raises(Unverified, match="No such file"):
+        verify(order, None, Interpreter(tmp_path / "python", {}, None, {}), watchdog)  # type: ignore[arg-type]
