@@ -29,6 +29,7 @@ ELSEWHERE = {
     "just selfbench": "half an hour; tests/test_selfbench.py",
     "just selftest": "three quarters of an hour; orchestrator/tests/test_selftest.py runs its parts",
     "just torture-files": "an hour; models/tests has the fast part",
+    "just torture-life": "six minutes; tests/torture/test_life.py has the fast part",
     "just torture-wire": "a fuzzer needs time; protocol/tests has the fast part",
     "just torture-results": "minutes; orchestrator/tests/test_crash.py has the fast part",
     "just torture-orphans": "half an hour; tests/faults has the fast part",
