@@ -45,7 +45,8 @@ def watched(process: subprocess.Popen[str]) -> Iterator[dict[str, str]]:
     A child that has not become its program yet is still the parent.
     """
     seen: dict[str, str] = {}
-    own = psutil.Process(process.pid).cmdline()
+    assert isinstance(process.args, list)
+    own = process.args
     done = threading.Event()
 
     def watch() -> None:
