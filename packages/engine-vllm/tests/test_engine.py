@@ -67,6 +67,19 @@ def test_a_library_that_does_not_load_is_unsupported(tmp_path: Path, monkeypatch
     assert failure.value.code == "unsupported"
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_quantised_configuration_has_a_folder_of_its_own_whatever_the_file(
+    gguf: Callable[[str], Path], safetensors: Path, tmp_path: Path, kind: str
+) -> None:
+    for path in (gguf("tiny"), safetensors):
+        stages: dict[str, int] = {}
+        load = request(path, cache=str(tmp_path), configuration=kind)
+        _, settings = opened(load, stages, lambda stage, fraction: None)
+        assert (settings.quantisation, settings.eager, set(stages)) == (kind, False, {"convert"})
+        assert settings.folder.is_relative_to(tmp_path)
+        assert '"pack-quantized"' in (settings.folder / "config.json").read_text()
+
+
 def test_a_gguf_file_is_converted_in_a_stage_of_its_own(gguf: Callable[[str], Path], tmp_path: Path) -> None:
     stages: dict[str, int] = {}
     seen: list[float] = []
