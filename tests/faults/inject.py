@@ -149,7 +149,7 @@ class Bench:
             order=0,
             module="faulty",
             model_path=self.folder / "none.gguf",
-            device="cuda",  # where memory may be the device's; nobody touches one
+            device="cuda" if injection.end.out_of == "device" else "cpu",  # nobody touches one
             threads=1,
             cache=self.folder,
             seed=secrets.randbelow(1 << 30),
