@@ -259,3 +259,15 @@ def test_no_shared_memory_outlives_an_engine_that_did_not_give_it_back(kind: str
     name = child.last_lines()[0]
     child.close()
     assert name not in shared(kind)
+
+
+def test_the_sweep_leaves_time_to_who_unlinks_shared_memory() -> None:
+    code = f"import sys, time\n{SHARED['posix']}print({TELL['posix']}, flush=True)\ntime.sleep(1000)"
+    engine = subprocess.Popen([*PYTHON, code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert engine.stdout is not None
+    name = engine.stdout.readline().strip()
+    engine.stdout.close()
+    assert name in shared("posix")
+    assert process.sweep_descendants(keep=set(), seconds=5.0) == []
+    engine.wait()
+    assert name not in shared("posix")

@@ -57,12 +57,14 @@ class Soak:
         name = self.dice.choices(list(EVENTS), [weight for _, weight in EVENTS.values()])[0]
         self.events[name] += 1
         EVENTS[name][0](self)
+        orphans.orphans()  # reaps what lost its parent
         if self.events.total() > launches.WARM_UP:
             self.course.add(self.bench.reading())
 
     def expect(self, what: str, found: object, expected: object) -> None:
         if found != expected:
             self.wrong.append(f"event {self.events.total()}, {what}: {found!r} instead of {expected!r}")
+            print(self.wrong[-1], file=sys.stderr, flush=True)
 
     def launch(self) -> None:
         configuration, kind = self.dice.choice(launches.TURNS)

@@ -32,6 +32,8 @@ from .watchdog import remove_segments
 
 STDERR_HEAD_LINES, STDERR_TAIL_LINES, STDERR_LINE_BYTES = 20, 80, 2000
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+TRACKER = "multiprocessing.resource_tracker"
+"""It unlinks shared memory once all who could use it are gone, and then ends by itself."""
 _FIRST_VICTIM = "1000"  # proc(5), oom_score_adj: the kernel takes the engine, never us
 
 
@@ -204,11 +206,14 @@ def become_subreaper() -> None:
 
 def sweep_descendants(keep: set[int], seconds: float) -> list[int]:
     """Kill and reap every process below us except `keep`. Returns the pids of those that did not end in time."""
-    ends = time.monotonic() + seconds
+    began = time.monotonic()
+    ends = began + seconds
     while strays := [p for p in psutil.Process().children(recursive=True) if p.pid not in keep]:
+        patient = time.monotonic() < began + Ladder.helpers
         for stray in strays:
             with contextlib.suppress(psutil.Error):
-                stray.kill()
+                if not (patient and TRACKER in " ".join(stray.cmdline())):
+                    stray.kill()
             with contextlib.suppress(ChildProcessError):  # the child of one that dies now is ours in the next round
                 os.waitpid(stray.pid, os.WNOHANG)
         if time.monotonic() > ends:

@@ -218,17 +218,17 @@ def _read(folder: Path, read: Reader, known: dict[str, str]) -> tuple[RunRows | 
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, object]]) -> None:
-    """Through a file of JSON lines: DuckDB's fast way in that needs no further library."""
+    """Through a file of JSON lines: DuckDB's fast way in that needs no further library. It has no name to be left."""
     if not rows:
         return
     table = next(table for table in TABLES if table.name == name)
     types = ", ".join(f"{column.name!r}: {column.kind!r}" for column in table.columns)
     columns = ", ".join(sql_name(column.name) for column in table.columns)
-    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+    with tempfile.TemporaryFile() as file:
         file.write(b"\n".join(map(msgspec.json.encode, rows)))
         file.flush()
         connection.execute(
             f"INSERT INTO {sql_name(name)} SELECT {columns} FROM "  # noqa: S608 (names of ours)
             f"read_json(?, format = 'newline_delimited', columns = {{{types}}})",
-            [file.name],
+            [f"/proc/self/fd/{file.fileno()}"],
         )

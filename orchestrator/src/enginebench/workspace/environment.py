@@ -118,7 +118,7 @@ def _sync(
     process = subprocess.Popen(
         ["uv", "sync", "--package", info.package, *(["--extra", extra] if extra else []), *_SYNC_FORM],
         cwd=root,
-        env=uv_environment({"UV_PROJECT_ENVIRONMENT": str(folder)}),
+        env=uv_environment({"UV_PROJECT_ENVIRONMENT": str(folder), **_scratch(watchdog)}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -160,12 +160,21 @@ def _source_path(info: EngineInfo, root: Path) -> str:
     return ":".join([*map(str, folders), *([own] if own else [])])
 
 
+def _scratch(watchdog: Watchdog | None) -> dict[str, str]:
+    return {"TMPDIR": str(watchdog.folder)} if watchdog else {}
+
+
 def _versions(python: Path, environment: Mapping[str, str], watchdog: Watchdog | None) -> Mapping[str, str]:
     command, pipe = [str(python), "-c", _LIST_VERSIONS], subprocess.PIPE
     try:
         with (
             subprocess.Popen(
-                command, env=dict(environment), stdout=pipe, stderr=pipe, text=True, start_new_session=True
+                command,
+                env={**environment, **_scratch(watchdog)},
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                start_new_session=True,
             ) as process,
             guarded(process, watchdog),
         ):
