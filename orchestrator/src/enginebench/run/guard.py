@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 import psutil
 
 from .passed_on import program_environment
-from .watchdog import GIVE_UP_SECONDS, PREFIX
+from .watchdog import GIVE_UP_SECONDS, PREFIX, remove_segments
 
 SCRIPT = str(Path(__file__).with_name("watchdog.py"))
 
@@ -114,7 +114,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 @contextlib.contextmanager
 def guarded(popen: subprocess.Popen[Any], watchdog: Watchdog | None) -> Iterator[None]:
-    """A program with a process group of its own: whatever happens, nothing of the group is left."""
+    """A program with a process group of its own: whatever happens, nothing of it is left."""
     if watchdog is not None:
         watchdog.guard(popen.pid)
     try:
@@ -123,5 +123,6 @@ def guarded(popen: subprocess.Popen[Any], watchdog: Watchdog | None) -> Iterator
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(popen.pid, signal.SIGKILL)
         popen.wait()
+        remove_segments(popen.pid)
         if watchdog is not None:
             watchdog.release(popen.pid)
