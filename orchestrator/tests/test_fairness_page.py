@@ -15,9 +15,10 @@ from enginebench.workspace.discovery import ROOT, discover
 PAGE = (ROOT / "docs" / "fairness.md").read_text()
 ENGINES = discover()
 LINES = [
-    line.partition("#")[0].strip()
+    line.partition("#")[0].removeprefix("$ ").strip()
     for block in re.findall(r"^```\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     for line in block.splitlines()
+    if line.startswith("$ ") or not block.startswith("$ ")  # of a recorded terminal, what was typed
 ] + re.findall(r"`(uv run enginebench [^`]+)`", PAGE)
 
 
