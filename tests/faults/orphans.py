@@ -236,7 +236,7 @@ class Room:
     def reasons(self) -> str:
         """Why cases of its run have no numbers."""
         cases = [case for path in self.results.glob("*/result.json") for case in read_result(path)["cases"]]
-        return "; ".join(f"{case['id']}: {case['reason']}" for case in cases if case["status"] != "ok")
+        return "; ".join(f"{case['engine']}: {case['reason']}" for case in cases if case["status"] != "ok")
 
     def left(self) -> Left:
         with contextlib.suppress(OSError):
