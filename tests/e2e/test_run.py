@@ -60,7 +60,7 @@ def test_the_limit_is_measured_beside_whatever_was_asked_for_and_its_memory_is_s
     [
         ("exit", "exit during load: exited with code 3"),
         ("crash", "signal during request 1: killed by signal 11"),
-        ("out-of-memory", "out-of-memory during load"),
+        ("out-of-memory", "out-of-memory (host) during load"),
         ("bug", "engine-failure during request 1"),
         ("short", "engine-failure during request 1"),
     ],
