@@ -85,7 +85,7 @@ class Crashes:
         return self.small.resume(root / "runs" / names[0]) if names else self.small.run(root / "runs")
 
     def loss_of_power(self, start: Tree | None = None, where: str = "power") -> tuple[Tally, list[Tree]]:
-        """In every operation of a run, or of a resumption from `start`. Returns also what it left."""
+        """In every operation of a run, or of resuming `start`. Returns also what it left that can be resumed."""
         root = planted(start or {}, self._place())
         before, disk, marks = Model(root), Disk(root), list[int]()
         self.small.returned = self._safe_at(start, root)
@@ -118,8 +118,9 @@ class Crashes:
         tally.states += 1
         tally.note(self._complaint(root, self.every[:n_safe]), where)
         if is_new:
-            left.append(tree)
+            n_resumed = tally.resumed
             self._resume(root, n_safe, tally, where)
+            left += [tree] if tally.resumed > n_resumed else []
 
     def _complaint(self, root: Path, safe: list[Launch]) -> str | None:
         folders = [path for path in (root / "runs").glob("*") if path.is_dir()]
@@ -146,7 +147,10 @@ class Crashes:
         tally.note(self._difference(folder), where)
 
     def _difference(self, folder: Path) -> str | None:
-        launches = read_journal(folder / JOURNAL).launches
+        content = read_journal(folder / JOURNAL)
+        launches = content.launches
+        if content.damaged:
+            return f"half: {content.damaged[0]} is in the journal to stay"
         if [launch.place for launch in launches] != [launch.place for launch in self.every]:
             return f"resumed to {len(launches)} launches, not {len(self.every)}"
         if essence(read_result(folder / RESULT, sealed=True)) != self.expected:

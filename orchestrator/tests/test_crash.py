@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from enginebench.store import files, journal, manifest, result
-from enginebench.store.journal import Journal
+from enginebench.store.journal import Journal, read_journal
 
 from .crashes import FAULTS, Crashes, Tally
 from .small_run import LAUNCHES, SmallRun
@@ -105,3 +105,16 @@ def test_a_failed_sync_that_nobody_minds_is_found(crashes: Crashes, monkeypatch:
     for number in range(10):
         tally.add(crashes.failure("EIO", number))
     assert tally.lost > 0
+
+
+def test_damage_that_stays_is_found(crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tail is cut at the last line break: one that a loss of power kept, of a record that it did not keep."""
+
+    def careless(path: Path) -> journal.Journalled:
+        content = read_journal(path)
+        content.sound_bytes = path.read_bytes().rfind(b"\n") + 1
+        return content
+
+    monkeypatch.setattr(journal, "read_journal", careless)
+    tally, _ = crashes.loss_of_power()
+    assert any("is in the journal to stay" in finding for finding in tally.findings)

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "just torture-strangers": "minutes; the fast part is in the tests of what it throws things at",
     "just torture": "four minutes; tests/faults has the fast part",
     "just soak": "as long as it is told; tests/faults has the fast part",
+    "uv run enginebench run --resume": "tests/e2e/test_interrupts.py, after runs that were ended",
     "just new-engine": "orchestrator/tests/test_new_engine.py runs it in a workspace of its own",
     "just conform": "tests/conformance runs it against the engine of known speed and against faulty ones",
     "uv run enginebench --install-completion": "it writes into a shell; test_completion.py asks what it installs",

@@ -144,7 +144,6 @@ class Run:
         except KeyboardInterrupt:
             self.interrupted = True
             self.left_out.append("the rest: interrupted")
-            sweep_descendants(keep={watchdog.pid}, seconds=Ladder().sweep)
         except TaintedMachine as tainted:
             self.interrupted = True
             self.left_out.append(f"the rest: {tainted}")
@@ -219,7 +218,8 @@ class Run:
                 self._begin(title, number * len(block) + order, self.fit.launches * len(block))
                 launch = self._launch(case, "timed", number, order)
                 if spoiled(launch) and self._is_repeated(launch, per_case[case.id]):
-                    self.bar.note(f"{self.launcher.shown(case)}: {spoiled(launch)}: the launch is repeated, once")
+                    if not self.launcher.recorded:
+                        self.bar.note(f"{self.launcher.shown(case)}: {spoiled(launch)}: the launch is repeated, once")
                     self._launch(case, "timed", number, order)
             number += 1
             if number == self.fit.launches:
