@@ -37,7 +37,7 @@ class Ladder:
     """To write down where it hangs."""
     reap: float = 10.0
     """After SIGKILL; what is there still cannot be removed."""
-    helpers: float = 0.3
+    helpers: float = 1.0
     """After the end of an engine that did not end well: some processes below it unlink its shared memory then."""
     sweep: float = 5.0
     """For what it left behind."""

@@ -155,7 +155,7 @@ class ChildProcess:
         """Python's resource tracker is one; it minds no SIGTERM, but ends with the one that it works for."""
         ends = time.monotonic() + self._ladder.helpers
         while time.monotonic() < ends and any(
-            _lives_in(child, self.pid) for child in psutil.Process().children(recursive=True)
+            _tracks_for(child, self.pid) for child in psutil.Process().children(recursive=True)
         ):
             time.sleep(0.01)
 
@@ -222,9 +222,9 @@ def sweep_descendants(keep: set[int], seconds: float) -> list[int]:
     return []
 
 
-def _lives_in(process: psutil.Process, group: int) -> bool:
+def _tracks_for(process: psutil.Process, group: int) -> bool:
     with contextlib.suppress(psutil.Error, OSError):
-        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+        return os.getpgid(process.pid) == group and TRACKER in " ".join(process.cmdline())
     return False
 
 
