@@ -95,21 +95,38 @@ def test_prints_to_stdout_do_not_hurt(run: Run) -> None:
 
 
 @pytest.mark.parametrize("configuration", ["hang", "stubborn", "native-hang"])
-def test_a_hang_ends_with_its_deadline(run: Run, configuration: str) -> None:
+def test_a_hang_ends_with_its_deadline(run: Run, home: dict[str, str], configuration: str) -> None:
     _, result, _ = run(f"fake:{configuration}", "--silence", "2")
     assert case(result, f"fake:{configuration}")["reason"].startswith("hang during request 1")
-    assert not strays()
+    assert not strays(home)
 
 
-def test_a_process_that_an_engine_leaves_behind_is_swept(run: Run) -> None:
+def test_a_process_that_an_engine_leaves_behind_is_swept(run: Run, home: dict[str, str]) -> None:
     run("fake:orphan")
-    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "10000"]]
+    assert not strays(home)
 
 
-def strays(root: int | None = None) -> list[int]:
-    """Engines below a process, or of the whole machine, where others may run some too."""
-    found = psutil.process_iter() if root is None else psutil.Process(root).children(recursive=True)
-    return [p.pid for p in found if "engine_fake" in words_of(p)]
+def test_a_process_with_our_cache_would_be_found(home: dict[str, str]) -> None:
+    """The negative control."""
+    with subprocess.Popen(["sleep", "60"], env={"XDG_CACHE_HOME": home["XDG_CACHE_HOME"]}) as stray:
+        assert strays(home) == [stray.pid]
+        stray.kill()
+
+
+def strays(home: dict[str, str]) -> list[int]:
+    """What still runs with the cache of these tests, which every engine and all below it inherit."""
+    return [p.pid for p in psutil.process_iter() if cache_of(p) == home["XDG_CACHE_HOME"]]
+
+
+def cache_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("XDG_CACHE_HOME")
+    except psutil.Error:
+        return None
+
+
+def engines_below(root: int) -> list[psutil.Process]:
+    return [p for p in psutil.Process(root).children(recursive=True) if "engine_fake" in words_of(p)]
 
 
 def words_of(process: psutil.Process) -> list[str]:
@@ -125,10 +142,10 @@ def test_nothing_survives_the_death_of_the_orchestrator(home: dict[str, str], tm
         [*command, "--results", str(tmp_path)], env=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while not strays(orchestrator.pid) and time.monotonic() < deadline:
+    while not engines_below(orchestrator.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     below = psutil.Process(orchestrator.pid).children(recursive=True)
-    assert strays(orchestrator.pid)
+    assert engines_below(orchestrator.pid)
     orchestrator.send_signal(signal.SIGKILL)
     orchestrator.wait()
     _, alive = psutil.wait_procs(below, timeout=5.0)
