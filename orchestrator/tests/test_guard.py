@@ -168,6 +168,21 @@ def test_nothing_of_a_guarded_program_is_left_if_it_is_left_early(temporary: Pat
         assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("subreaper")
+def test_shared_memory_of_a_guarded_program_that_is_broken_off_is_unlinked() -> None:
+    code = (
+        "import time\nfrom multiprocessing.shared_memory import SharedMemory\n"
+        "s = SharedMemory(create=True, size=4096)\nprint(s.name.lstrip('/'), flush=True)\ntime.sleep(1000)"
+    )
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert program.stdout is not None
+    with program.stdout, pytest.raises(KeyboardInterrupt), guarded(program, None):
+        name = program.stdout.readline().strip()
+        assert (Path("/dev/shm") / name).exists()
+        raise KeyboardInterrupt
+    assert not (Path("/dev/shm") / name).exists()
+
+
 def test_the_control_group_of_an_engine_goes_with_the_run(tmp_path: Path) -> None:
     """Folders stand for groups: none with the memory controller can be made on every machine."""
     proc, mount = tmp_path / "proc", tmp_path / "mount"

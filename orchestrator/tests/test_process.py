@@ -248,11 +248,11 @@ def shared(kind: str) -> set[str]:
     return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
 
 
+@pytest.mark.usefixtures("subreaper")
 @pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("end", ["time.sleep(1000)", "os.kill(os.getpid(), 9)", "os._exit(3)"])
 def test_no_shared_memory_outlives_an_engine_that_did_not_give_it_back(kind: str, end: str, tmp_path: Path) -> None:
     code = f"import os, sys, time\n{SHARED[kind]}print({TELL[kind]}, file=sys.stderr, flush=True)\n{end}"
-    process.become_subreaper()
     child = start(code, tmp_path, QUICK)
     while not child.last_lines():
         time.sleep(0.01)
@@ -261,6 +261,7 @@ def test_no_shared_memory_outlives_an_engine_that_did_not_give_it_back(kind: str
     assert name not in shared(kind)
 
 
+@pytest.mark.usefixtures("subreaper")
 def test_the_sweep_leaves_time_to_who_unlinks_shared_memory() -> None:
     code = f"import sys, time\n{SHARED['posix']}print({TELL['posix']}, flush=True)\ntime.sleep(1000)"
     engine = subprocess.Popen([*PYTHON, code], stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -14,15 +14,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
 import psutil
 
+from .limits import Ladder
 from .passed_on import program_environment
 from .watchdog import GIVE_UP_SECONDS, PREFIX, remove_segments
 
+TRACKER = "multiprocessing.resource_tracker"
+"""Python's: it unlinks shared memory once all who could use it are gone, and then ends by itself."""
 SCRIPT = str(Path(__file__).with_name("watchdog.py"))
 
 
@@ -100,6 +104,23 @@ class Watchdog:
             self._stdin.write(f"+{group}\n")
 
 
+def wait_for_trackers(group: int, seconds: float) -> None:
+    """Of a group whose leader was killed: a tracker minds no SIGTERM, but ends with the one that it works for."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends and any(_tracks(p, group) for p in psutil.Process().children(recursive=True)):
+        time.sleep(0.01)
+
+
+def is_tracker(process: psutil.Process) -> bool:
+    return TRACKER in " ".join(_words(process))
+
+
+def _tracks(process: psutil.Process, group: int) -> bool:
+    with contextlib.suppress(OSError):
+        return is_tracker(process) and os.getpgid(process.pid) == group
+    return False
+
+
 def watchdogs() -> set[int]:
     """Those of this process, for whoever ends everything else."""
     return {child.pid for child in psutil.Process().children() if SCRIPT in _words(child)}
@@ -120,6 +141,9 @@ def guarded(popen: subprocess.Popen[Any], watchdog: Watchdog | None) -> Iterator
     try:
         yield
     finally:
+        if popen.poll() is None:
+            popen.kill()
+            wait_for_trackers(popen.pid, Ladder.helpers)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(popen.pid, signal.SIGKILL)
         popen.wait()

@@ -26,14 +26,12 @@ import psutil
 from enginebench.machine.memory import process_tree
 from enginebench.plain_text import printable
 
-from .guard import Watchdog
+from .guard import Watchdog, is_tracker, wait_for_trackers
 from .limits import Ladder
 from .watchdog import remove_segments
 
 STDERR_HEAD_LINES, STDERR_TAIL_LINES, STDERR_LINE_BYTES = 20, 80, 2000
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-TRACKER = "multiprocessing.resource_tracker"
-"""It unlinks shared memory once all who could use it are gone, and then ends by itself."""
 _FIRST_VICTIM = "1000"  # proc(5), oom_score_adj: the kernel takes the engine, never us
 
 
@@ -145,19 +143,11 @@ class ChildProcess:
             ended_with = signal.SIGKILL.name
             self._signal(signal.SIGKILL)
         if code != 0:
-            self._wait_for_helpers()
+            wait_for_trackers(self.pid, self._ladder.helpers)
         self._signal_group(signal.SIGKILL)  # the group may outlive its leader
         code = self.wait(self._ladder.reap)
         remove_segments(self.pid)
         return code, ended_with
-
-    def _wait_for_helpers(self) -> None:
-        """Python's resource tracker is one; it minds no SIGTERM, but ends with the one that it works for."""
-        ends = time.monotonic() + self._ladder.helpers
-        while time.monotonic() < ends and any(
-            _tracks_for(child, self.pid) for child in psutil.Process().children(recursive=True)
-        ):
-            time.sleep(0.01)
 
     def _swept(self, spared: Iterable[int]) -> list[str]:
         watched = [self._watchdog.pid] if self._watchdog else []
@@ -212,7 +202,7 @@ def sweep_descendants(keep: set[int], seconds: float) -> list[int]:
         patient = time.monotonic() < began + Ladder.helpers
         for stray in strays:
             with contextlib.suppress(psutil.Error):
-                if not (patient and TRACKER in " ".join(stray.cmdline())):
+                if not (patient and is_tracker(stray)):
                     stray.kill()
             with contextlib.suppress(ChildProcessError):  # the child of one that dies now is ours in the next round
                 os.waitpid(stray.pid, os.WNOHANG)
@@ -220,12 +210,6 @@ def sweep_descendants(keep: set[int], seconds: float) -> list[int]:
             return [stray.pid for stray in strays]
         time.sleep(0.005)
     return []
-
-
-def _tracks_for(process: psutil.Process, group: int) -> bool:
-    with contextlib.suppress(psutil.Error, OSError):
-        return os.getpgid(process.pid) == group and TRACKER in " ".join(process.cmdline())
-    return False
 
 
 def _pidfd_of(popen: subprocess.Popen[bytes]) -> int:
