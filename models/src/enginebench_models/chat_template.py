@@ -52,6 +52,7 @@ def asked(question: bytes, limits: Limits) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment(),
+        start_new_session=True,  # a Ctrl-C of the terminal is for the chat, not for this
     )
     assert process.stdin and process.stdout
     overdue = threading.Timer(limits.wall_seconds, process.kill)

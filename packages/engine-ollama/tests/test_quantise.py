@@ -38,8 +38,9 @@ def manifest(folder: Path, digests: list[str]) -> Path:
 
 
 def test_the_file_of_a_model_is_the_layer_that_holds_weights(tmp_path: Path) -> None:
-    manifest(tmp_path, ["sha256:abcd"])
-    assert blob_of(tmp_path, "enginebench-ab:1-q8_0") == tmp_path / "blobs" / "sha256-abcd"
+    digest = "ab" * 32
+    manifest(tmp_path, [f"sha256:{digest}"])
+    assert blob_of(tmp_path, "enginebench-ab:1-q8_0") == tmp_path / "blobs" / f"sha256-{digest}"
 
 
 @pytest.mark.parametrize("digests", [[], ["sha256:ab", "sha256:cd"]])

@@ -125,7 +125,6 @@ class Terminal:
     def _heard(self, partner: Partner, question: str, show: Callable[[str], None], line: StatusLine) -> Turn | None:
         """None for an engine that did not answer, which is told."""
         live = LiveMetrics()
-        line.show(self._status(partner, live))
 
         def on_token(token: int) -> None:
             live.token()
@@ -133,6 +132,7 @@ class Terminal:
 
         try:
             with Interrupt(lambda: line.show_from_signal_handler(STOPPING)) as interrupt:
+                line.show(self._status(partner, live))
                 return self.chat.ask(partner, question, Listener(show, on_token, lambda: interrupt.asked))
         except TROUBLES as error:
             self.chat.troubles.append((partner, error))
