@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from enginebench.judge import fidelity_gate
 from enginebench.judge.reference_weights import ReferenceWeights
+from enginebench.run import launcher as launcher_module
 from enginebench.run.launcher import Launcher, made_weights_now
+from enginebench.run.order import LaunchOrder
+from enginebench.store.record import Launch
+from enginebench_models.catalogue import entry
+
+from .small_run import SmallRun, made_up
 
 
 @pytest.mark.parametrize(("kind", "given_back"), [("check", 1), ("energy", 0)])
@@ -70,3 +76,23 @@ def test_a_check_that_made_its_weights_is_told_from_one_that_found_them(
 ) -> None:
     loaded = records.loaded(weights_path=path, stages_ns=stages)
     assert made_weights_now(records.timed([records.request(0, (9, 10, 11))], loaded=loaded)) == made
+
+
+# ---- what an engine must answer within -----------------------------------------------------------------------
+
+
+def test_ids_of_an_engine_are_held_against_the_vocabulary_of_its_model(tmp_path: Path) -> None:
+    """Those of an instrument against what it says itself: it reads no tokens."""
+    told: dict[str, int | None] = {}
+
+    def launch(order: LaunchOrder, *arguments: Any) -> Launch:
+        told[order.case.engine] = order.vocab_size
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        return made_up(order, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        small = SmallRun(patch, tmp_path / "cache")
+        patch.setattr(launcher_module, "run_launch", launch)
+        small.run(tmp_path, names=("torch:half",))
+    assert told == {"limit": None, "torch": entry("tiny").config.vocab_size}
