@@ -187,8 +187,8 @@ def test_the_control_group_of_an_engine_goes_with_the_run(tmp_path: Path) -> Non
     """Folders stand for groups: none with the memory controller can be made on every machine."""
     proc, mount = tmp_path / "proc", tmp_path / "mount"
     (proc / "self").mkdir(parents=True)
-    (proc / "self" / "cgroup").write_text("1:name=systemd:/x\n0::/root/user/run\n")
-    (proc / "self" / "mountinfo").write_text(f"30 23 0:26 /root {mount} rw - cgroup2 cgroup2 rw\n")
+    (proc / "self" / "cgroup").write_text("1:name=systemd:/x\n0::/base/user/run\n")
+    (proc / "self" / "mountinfo").write_text(f"30 23 0:26 /base {mount} rw - cgroup2 cgroup2 rw\n")
     other = mount / "user" / "enginebench-78-ab"
     for folder in (mount / "user" / "run" / "enginebench-77-ab", mount / "user" / "enginebench-77-cd", other):
         folder.mkdir(parents=True)
