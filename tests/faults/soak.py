@@ -20,8 +20,11 @@ from pathlib import Path
 
 import inject
 import launches
+import leftovers
 import matrix
 import orphans
+import trial
+import trial_room
 from enginebench.run.guard import Watchdog
 from enginebench.run.process import become_subreaper
 from enginebench.store.result import read_result
@@ -44,7 +47,7 @@ class Soak:
 
     dice: random.Random
     bench: launches.Bench
-    stage: orphans.Stage
+    stage: trial_room.Stage
     faults: inject.Bench
     course: launches.Course = field(default_factory=launches.Course)
     events: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -57,7 +60,7 @@ class Soak:
         name = self.dice.choices(list(EVENTS), [weight for _, weight in EVENTS.values()])[0]
         self.events[name] += 1
         EVENTS[name][0](self)
-        orphans.orphans()  # reaps what lost its parent
+        leftovers.orphans()  # reaps what lost its parent
         if self.events.total() > launches.WARM_UP:
             self.course.add(self.bench.reading())
 
@@ -81,20 +84,20 @@ class Soak:
         self.expect(f"{injection.fault} in {injection.state}: {found.ended}", found.wrong, [])
 
     def kill(self) -> None:
-        state = self.dice.choice([state for state in orphans.STATES if state != "sync"])
-        outcome = orphans.try_out(self.stage.room(orphans.rolled(state, self.dice)))
+        state = self.dice.choice([state for state in trial.STATES if state != "sync"])
+        outcome = orphans.try_out(self.stage.room(trial.rolled(state, self.dice)))
         self.endings[f"killed: {outcome.trial.kill}"] += 1
         self.expect(f"{outcome.trial}", (outcome.missed, outcome.left), ("", []))
 
     def whole_run(self) -> None:
-        room = self.stage.room(orphans.WHOLE)
+        room = self.stage.room(trial.WHOLE)
         process = room.start()
         self._ended("run", process, room, RUN_SECONDS, [0])
         self._close(process, room)
 
     def interrupted_run(self) -> None:
         """With Ctrl-C, anywhere; what was interrupted goes on with --resume and ends as if nothing had been."""
-        room = self.stage.room(orphans.WHOLE)
+        room = self.stage.room(trial.WHOLE)
         process = room.start()
         time.sleep(self.dice.uniform(0.3, 4.0))
         process.send_signal(signal.SIGINT)
@@ -121,7 +124,7 @@ class Soak:
         self.expect(f"damaged file, rule {rule!r}", done.returncode, 0 if rule == "" else 1)
 
     def _ended(
-        self, what: str, process: subprocess.Popen[bytes], room: orphans.Room, seconds: float, codes: Sequence[int]
+        self, what: str, process: subprocess.Popen[bytes], room: trial_room.Room, seconds: float, codes: Sequence[int]
     ) -> None:
         """Waits for its end and looks at what it left."""
         code: int | str
@@ -134,7 +137,7 @@ class Soak:
         self.expect(f"{what}, exit {code}: {room.reasons()} {room.log()}", code in codes, True)
         self.expect(f"{what}: {room.log()}", "Traceback" in room.log(), False)
 
-    def _close(self, process: subprocess.Popen[bytes], room: orphans.Room) -> None:
+    def _close(self, process: subprocess.Popen[bytes], room: trial_room.Room) -> None:
         for path in room.results.glob("*/result.json"):
             read_result(path)
         orphans.clean_up(process, room)
@@ -156,7 +159,7 @@ def soak(seconds: float, seed: int, tell: bool = True) -> Soak:
     with tempfile.TemporaryDirectory(prefix="soak-") as name, Watchdog() as watchdog:
         folder = Path(name)
         (folder / "bench").mkdir()
-        stage = orphans.Stage(folder / "stage")
+        stage = trial_room.Stage(folder / "stage")
         stage.spared.add(watchdog.pid)
         state = Soak(random.Random(seed), launches.Bench(folder / "bench", watchdog), stage, faults(folder, watchdog))
         while time.monotonic() < deadline:
