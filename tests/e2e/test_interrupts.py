@@ -22,6 +22,7 @@ from enginebench.store.journal import Journalled, read_journal
 from enginebench.store.manifest import broken_seals, read_manifest
 
 from .conftest import Cli
+from .processes import words_of
 
 SECONDS = 60.0
 PLACES = [(kind, engine) for kind in ("check", "timed") for engine in ("limit", "fake")]
@@ -57,7 +58,7 @@ class Started:
         ends = time.monotonic() + SECONDS
         while time.monotonic() < ends:
             below = psutil.Process(self.process.pid).children(recursive=True)
-            if self._n_launches() == number and any("serve" in _command(each) for each in below):
+            if self._n_launches() == number and any("serve" in words_of(each) for each in below):
                 return below
             time.sleep(0.02)
         raise AssertionError(f"launch {number} did not begin in {SECONDS} s: {self.told}")
@@ -72,13 +73,6 @@ class Started:
         """(exit code, stdout)"""
         stdout, _ = self.process.communicate(timeout=within)
         return self.process.returncode, stdout
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

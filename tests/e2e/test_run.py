@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from .conftest import Cli
+from .processes import words_of
 
 Run = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -127,13 +128,6 @@ def cache_of(process: psutil.Process) -> str | None:
 
 def engines_below(root: int) -> list[psutil.Process]:
     return [p for p in psutil.Process(root).children(recursive=True) if "engine_fake" in words_of(p)]
-
-
-def words_of(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def test_nothing_survives_the_death_of_the_orchestrator(home: dict[str, str], tmp_path: Path) -> None:

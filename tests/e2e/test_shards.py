@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from .conftest import Cli
+from .processes import words_of
 
 
 def test_an_engine_that_does_not_shard_is_a_row_that_says_so(run: Callable[..., Any]) -> None:
@@ -42,7 +43,7 @@ def test_nothing_is_left_of_a_sharded_run_whose_orchestrator_is_killed(
     process = subprocess.Popen(command, env=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     root = psutil.Process(process.pid)
     deadline = time.monotonic() + 120
-    while not any("engine_torch.rank" in words(child) for child in root.children(recursive=True)):
+    while not any("engine_torch.rank" in words_of(child) for child in root.children(recursive=True)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(random.Random(seed).uniform(0.0, 6.0))
@@ -50,11 +51,4 @@ def test_nothing_is_left_of_a_sharded_run_whose_orchestrator_is_killed(
     process.send_signal(signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(below, timeout=5.0)
-    assert [words(child) for child in alive] == []
-
-
-def words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+    assert [words_of(child) for child in alive] == []
