@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 from enginebench.run import watchdog
-from enginebench.run.guard import Watchdog, guarded
+from enginebench.run.guard import Watchdog, guarded, is_tracker
 
 SLEEP = ["sleep", "1000"]
 SCRIPT = Path(watchdog.__file__)
+ENDS = {"broken off": "time.sleep(1000)", "by itself": "", "by a crash": "import os\nos._exit(3)"}
 
 
 @pytest.fixture
@@ -169,18 +171,40 @@ def test_nothing_of_a_guarded_program_is_left_if_it_is_left_early(temporary: Pat
 
 
 @pytest.mark.usefixtures("subreaper")
-def test_shared_memory_of_a_guarded_program_that_is_broken_off_is_unlinked() -> None:
+@pytest.mark.parametrize("end", [*ENDS])
+def test_shared_memory_of_a_guarded_program_is_unlinked(end: str) -> None:
     code = (
         "import time\nfrom multiprocessing.shared_memory import SharedMemory\n"
-        "s = SharedMemory(create=True, size=4096)\nprint(s.name.lstrip('/'), flush=True)\ntime.sleep(1000)"
+        f"s = SharedMemory(create=True, size=4096)\nprint(s.name.lstrip('/'), flush=True)\n{ENDS[end]}"
     )
     program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert program.stdout is not None
-    with program.stdout, pytest.raises(KeyboardInterrupt), guarded(program, None):
+    with program.stdout, contextlib.suppress(KeyboardInterrupt), guarded(program, None):
         name = program.stdout.readline().strip()
         assert (Path("/dev/shm") / name).exists()
-        raise KeyboardInterrupt
+        if end == "broken off":
+            raise KeyboardInterrupt
+        program.wait()
     assert not (Path("/dev/shm") / name).exists()
+
+
+def test_a_process_that_is_being_started_may_become_a_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of exec it has no command line: whoever unlinks shared memory was killed there."""
+    pipe, code = subprocess.PIPE, "print(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as popen:
+        assert popen.stdin is not None
+        assert popen.stdout is not None
+        popen.stdout.readline()
+        process = psutil.Process(popen.pid)
+        assert not is_tracker(process)
+        monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
+        assert is_tracker(process)
+        monkeypatch.undo()
+        popen.stdin.write(b"\n")
+        popen.stdin.close()
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert not is_tracker(process)
 
 
 def test_the_control_group_of_an_engine_goes_with_the_run(tmp_path: Path) -> None:

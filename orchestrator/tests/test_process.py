@@ -250,7 +250,7 @@ def shared(kind: str) -> set[str]:
 
 @pytest.mark.usefixtures("subreaper")
 @pytest.mark.parametrize("kind", SHARED)
-@pytest.mark.parametrize("end", ["time.sleep(1000)", "os.kill(os.getpid(), 9)", "os._exit(3)"])
+@pytest.mark.parametrize("end", ["time.sleep(1000)", "os.kill(os.getpid(), 9)", "os._exit(3)", "os._exit(0)", "pass"])
 def test_no_shared_memory_outlives_an_engine_that_did_not_give_it_back(kind: str, end: str, tmp_path: Path) -> None:
     code = f"import os, sys, time\n{SHARED[kind]}print({TELL[kind]}, file=sys.stderr, flush=True)\n{end}"
     child = start(code, tmp_path, QUICK)

@@ -148,6 +148,12 @@ class Course:
         found = {name: sorted(set(self.columns[name])) for name in EXACT}
         return {name: values for name, values in found.items() if len(values) > 1 or (name in STILL and values != [0])}
 
+    def by_tenths(self, name: str = "rss_bytes") -> list[int]:
+        """Medians of the tenths of the course: does it rise to the end, or only at first?"""
+        values = self.columns[name]
+        tenth = max(1, len(values) // 10)
+        return [round(statistics.median(values[start : start + tenth])) for start in range(0, tenth * 10, tenth)]
+
     def growth_bytes(self, name: str = "rss_bytes") -> float:
         """In a thousand launches, by the line through the medians of the first and the last third (Tukey)."""
         values = self.columns[name]
@@ -189,6 +195,7 @@ def tally(course: Course, seconds: float) -> dict[str, object]:
         "first": course.at(0),
         "last": course.at(-1),
         "rss_growth_bytes_per_1000": round(course.growth_bytes()),
+        "rss_bytes_by_tenths": course.by_tenths(),
         "watchdog_rss_growth_bytes_per_1000": round(course.growth_bytes("watchdog_rss_bytes")),
         "seconds": round(seconds, 1),
     }

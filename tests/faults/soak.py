@@ -35,6 +35,8 @@ sys.path.insert(0, str(ROOT))
 from models.tests import mutations, test_malformed_gguf  # noqa: E402
 
 RUN_SECONDS = 120.0
+ENOUGH_READINGS = 300
+"""For a slope of memory."""
 INTERRUPT_SECONDS = 20.0
 """After a Ctrl-C: the engine has its grace, what was measured is written."""
 FINE = {"ok", "invalid"}
@@ -180,13 +182,15 @@ def faults(folder: Path, watchdog: Watchdog) -> inject.Bench:
 
 def tally(state: Soak, seconds: float, seed: int) -> dict[str, object]:
     n_readings = len(state.course.columns["rss_bytes"])
+    enough = n_readings >= ENOUGH_READINGS
     return {
         "events": dict(state.events),
         "total": state.events.total(),
         "endings": dict(sorted(state.endings.items())),
         "wrong": state.wrong,
         "grown": state.course.grown() if n_readings else None,
-        "rss_growth_bytes_per_1000": round(state.course.growth_bytes()) if n_readings >= 300 else None,
+        "rss_growth_bytes_per_1000": round(state.course.growth_bytes()) if enough else None,
+        "rss_bytes_by_tenths": state.course.by_tenths() if enough else None,
         "seed": seed,
         "seconds": round(seconds, 1),
     }

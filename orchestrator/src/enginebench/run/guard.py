@@ -105,14 +105,19 @@ class Watchdog:
 
 
 def wait_for_trackers(group: int, seconds: float) -> None:
-    """Of a group whose leader was killed: a tracker minds no SIGTERM, but ends with the one that it works for."""
+    """Of a group whose leader has ended: a tracker minds no SIGTERM, but ends with the one that it works for."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends and any(_tracks(p, group) for p in psutil.Process().children(recursive=True)):
         time.sleep(0.01)
 
 
 def is_tracker(process: psutil.Process) -> bool:
-    return TRACKER in " ".join(_words(process))
+    """Or may become one: who lives and has no command line is being started."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:  # a zombie
+        return False
+    return not words or TRACKER in " ".join(words)
 
 
 def _tracks(process: psutil.Process, group: int) -> bool:
@@ -143,7 +148,7 @@ def guarded(popen: subprocess.Popen[Any], watchdog: Watchdog | None) -> Iterator
     finally:
         if popen.poll() is None:
             popen.kill()
-            wait_for_trackers(popen.pid, Ladder.helpers)
+        wait_for_trackers(popen.pid, Ladder.helpers)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(popen.pid, signal.SIGKILL)
         popen.wait()

@@ -38,7 +38,7 @@ class Ladder:
     reap: float = 10.0
     """After SIGKILL; what is there still cannot be removed."""
     helpers: float = 1.0
-    """After the end of an engine that did not end well: some processes below it unlink its shared memory then."""
+    """After the end of an engine: some processes below it unlink its shared memory then."""
     sweep: float = 5.0
     """For what it left behind."""
 

@@ -142,8 +142,7 @@ class ChildProcess:
         if code is None:
             ended_with = signal.SIGKILL.name
             self._signal(signal.SIGKILL)
-        if code != 0:
-            wait_for_trackers(self.pid, self._ladder.helpers)
+        wait_for_trackers(self.pid, self._ladder.helpers)
         self._signal_group(signal.SIGKILL)  # the group may outlive its leader
         code = self.wait(self._ladder.reap)
         remove_segments(self.pid)
