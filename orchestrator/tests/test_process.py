@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -53,6 +54,20 @@ def test_a_child_that_ignores_everything_is_killed(tmp_path: Path) -> None:
     child = start(code, tmp_path, QUICK)
     wait_for_line(child, "ready")
     assert child.close(grace=0.1) == -signal.SIGKILL
+
+
+def test_what_an_engine_writes_becomes_text_only_where_somebody_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not line by line while it comes: an engine that writes much would wait for us."""
+    text = Mock(side_effect=process._text)
+    monkeypatch.setattr(process, "_text", text)
+    child = start("import sys\nfor n in range(10_000): print('line', n, file=sys.stderr)", tmp_path)
+    assert child.close(grace=5.0) == 0
+    text.assert_not_called()
+    lines = child.last_lines()
+    assert (lines[0], lines[-1], text.call_count) == ("line 0", "line 9999", len(lines))
+    assert len(lines) == process.STDERR_HEAD_LINES + process.STDERR_TAIL_LINES
 
 
 @pytest.mark.usefixtures("subreaper")

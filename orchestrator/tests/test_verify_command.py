@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from enginebench.cli import command_line
 from enginebench.cli import verify as command
 from enginebench.judge.ladder import Rung
+from enginebench.run import verify as module
 from enginebench.run.verify import Unverified, VerifyOrder, verify
 from enginebench.workspace.environment import Interpreter
+from enginebench_protocol.codec import pack_ids, pack_times
 from typer.testing import CliRunner
 
 Invoke = Callable[..., tuple[int, str]]
@@ -70,3 +73,19 @@ def test_an_interpreter_that_cannot_be_started_is_no_stack_trace(tmp_path: Path)
     order = VerifyOrder("x", "y", "m", tmp_path, "cpu", 1, tmp_path, 1, 1, 1.0)
     with pytest.raises(Unverified, match="No such file"):
         verify(order, None, Interpreter(tmp_path / "python", {}, None, {}), watchdog)  # type: ignore[arg-type]
+
+
+def test_an_answer_outside_the_vocabulary_is_no_stack_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference has no logits for such an id: without a check it is an IndexError."""
+    answer = SimpleNamespace(tokens=pack_ids([1, 512]), t_token_ns=pack_times([1, 2]))
+    loaded = SimpleNamespace(weights_path="w", precision="f32", top_logprobs=0)
+    client: Any = SimpleNamespace(hello=Mock(), load=Mock(return_value=loaded), generate=Mock(return_value=(answer, 0)))
+    monkeypatch.setattr(module, "ChildProcess", Mock())
+    monkeypatch.setattr(module, "watched", lambda *_: (client, Mock()))
+    monkeypatch.setattr(module, "ReferenceWeights", Mock())
+    monkeypatch.setattr(module, "_scored", Mock())
+    checkpoint: Any = SimpleNamespace(config=SimpleNamespace(vocab_size=512))
+    watchdog: Any = SimpleNamespace(folder=tmp_path)
+    order = VerifyOrder("x", "y", "m", tmp_path, "cpu", 1, tmp_path, 1, 2, 1.0)
+    with pytest.raises(Unverified, match="token id 512 outside the vocabulary of 512"):
+        verify(order, checkpoint, Interpreter(tmp_path / "python", {}, None, {}), watchdog)
