@@ -14,8 +14,8 @@ IN_SECOND_LAUNCH = ("timed load", "timed request 2")
 JUDGED = ("score", "judging")
 ALONE = ("start", "model check", "watchdog starts", "sync", "between launches", "result", "anywhere")
 RUN_STATES = (*AT_ENGINE, *IN_SECOND_LAUNCH, "profile", *JUDGED, *ALONE)
-TALKING = ("prompt load", "prompt answer", "chat answer", "chat idle")
-STATES = (*RUN_STATES, *TALKING)
+OTHERS = ("prompt load", "prompt answer", "chat answer", "chat idle", "conform load")
+STATES = (*RUN_STATES, *OTHERS)
 KILLS = ("orchestrator", "its group", "SIGTERM", "hang-up", "Ctrl-C", "Ctrl-C twice", "with its watchdog")
 STANDS = ("asleep", "native", "deaf", "stopped")
 LEAVES = ("group", "session", "bare", "server", "socket", "posix", "sysv")
@@ -58,6 +58,7 @@ def state_of_engine(state: str) -> str:
         "timed load": "load",
         "timed request 2": "request 2",
         "prompt load": "load",
+        "conform load": "load",
         "prompt answer": "request 1",
         "chat answer": "request 1",
     }

@@ -104,6 +104,8 @@ class Room:
             return ["prompt", "a question", "--engine", self.engine, *common]
         if state.startswith("chat"):
             return ["chat", self.engine, *common]
+        if state.startswith("conform"):
+            return ["conform", str(self.folder / "bin" / "python"), "--model", "tiny"]
         profile = ["--profile"] if state == "profile" else []
         return ["run", str(engine), *common, "--preset", "smoke", "--results", str(self.results), *profile]
 

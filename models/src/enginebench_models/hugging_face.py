@@ -5,9 +5,7 @@ block formats are expanded to float16. There is no tokenizer in it: the engines 
 """
 
 import json
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -19,6 +17,7 @@ from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.config import LlamaConfig
 from enginebench_models.disk import check_room
 from enginebench_models.errors import UnsupportedModel
+from enginebench_models.making import making
 from enginebench_models.pages import give_back
 from enginebench_models.rope import inverse_frequencies
 from enginebench_models.sixteen_bits import sixteen_bits
@@ -73,18 +72,15 @@ def kept(folder: Path, checkpoint: Checkpoint, fill: Callable[[Path], None]) -> 
     """`folder`; if it is not there, filled under a temporary name and renamed. Raises NoRoom, OSError."""
     if folder.is_dir():
         return folder
-    cache = folder.parent
-    cache.mkdir(parents=True, exist_ok=True)
-    check_room("A Hugging Face copy of the weights", 2 * checkpoint.config.weight_elements() + HEADER_BYTES, cache)
-    scratch = Path(tempfile.mkdtemp(prefix=".", dir=cache))
-    try:
+    with making(folder) as scratch:
+        needed = 2 * checkpoint.config.weight_elements() + HEADER_BYTES
+        check_room("A Hugging Face copy of the weights", needed, folder.parent)
         fill(scratch)
-        scratch.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # another process was faster
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was faster
+                raise
     return folder
 
 

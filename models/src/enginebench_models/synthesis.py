@@ -1,13 +1,10 @@
 """Models made from a seed: the exact architecture of a real one with values that mean nothing.
 
 The speed of a dense model does not depend on its values, so a benchmark needs neither network nor licence.
-Whether an engine computes correctly does show: see synthetic_weights.py. Written to a temporary name beside
-the target and renamed, so a half-written model is never found.
+Whether an engine computes correctly does show: see synthetic_weights.py.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +18,7 @@ from enginebench_models.errors import UnsupportedModel
 from enginebench_models.gguf_layout import LAYER_NAMES, ROPE_DIVISORS, WHOLE_NAMES
 from enginebench_models.hugging_face import hugging_face_config, safetensors_header
 from enginebench_models.layout import SYNTHETIC_KEY, Vocabulary, expected_shapes
+from enginebench_models.making import making
 from enginebench_models.rope import base_frequencies, scaling_divisors
 from enginebench_models.synthetic_vocabulary import synthetic_vocabulary
 from enginebench_models.synthetic_weights import RECIPE, Bits, chunks
@@ -38,20 +36,16 @@ def synthesise(config: LlamaConfig, path: Path, format: str = "gguf", seed: int 
     Raises NoRoom where the disk is too small.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if format not in ("gguf", "safetensors"):
         raise UnsupportedModel(f"Synthetic models are written as gguf or safetensors, not as {format!r}.")
-    check_room("A synthetic model of this shape", 2 * config.weight_elements() + HEADER_BYTES, path.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with making(path) as scratch:
+        check_room("A synthetic model of this shape", 2 * config.weight_elements() + HEADER_BYTES, path.parent)
         if format == "gguf":
             write_gguf(config, scratch / "model", seed)
             (scratch / "model").replace(path)
         else:
             write_safetensors(config, scratch / "model", seed)
             replace_folder(scratch / "model", path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return path
 
 

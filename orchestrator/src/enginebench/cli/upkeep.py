@@ -16,6 +16,7 @@ from enginebench.plan import plan as planning
 from enginebench.plan.fit import Demand
 from enginebench.run.guard import Watchdog
 from enginebench.run.model import find_model, memory_here
+from enginebench.run.process import become_subreaper
 from enginebench.workspace import discovery, environment, pins
 from enginebench.workspace.discovery import ROOT, EngineInfo
 from enginebench.workspace.new_engine import new_engine as write_engine
@@ -31,7 +32,9 @@ def conform(
     """Run the conformance suite of the protocol against an engine."""
     room = memory_here(default_device()).room(default_device(), 1)
     found = find_model(model, "auto", None, Demand((planning.PRESETS["smoke"].workload,), room_bytes=room))
-    checks = _conform(engine, found.located.path, configuration)
+    become_subreaper()
+    with Watchdog() as watchdog:
+        checks = _conform(engine, found.located.path, configuration, watchdog)
     for check in checks:
         detail = "" if check.passed else f": {printable(check.detail)}"
         print(f"{'pass' if check.passed else 'FAIL'}  {check.name}{detail}")
@@ -41,18 +44,18 @@ def conform(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _conform(engine: str, model_path: Path, configuration: str | None) -> list[Check]:
+def _conform(engine: str, model_path: Path, configuration: str | None, watchdog: Watchdog) -> list[Check]:
     infos = discovery.discover()
     if engine in infos:
         info = infos[engine]
         chosen = configuration or next(iter(info.configurations))
         if chosen not in info.configurations:
             raise unknown(f"configuration of {info.name}", chosen, info.configurations)
-        interpreter = environment.prepare(info, {}, say, extra=info.configurations[chosen].extra)
+        interpreter = environment.prepare(info, {}, say, extra=info.configurations[chosen].extra, watchdog=watchdog)
         command = [str(interpreter.python), "-m", info.module, "serve"]
-        return run_conformance(command, model_path, info, configuration)
+        return run_conformance(command, model_path, info, configuration, watchdog)
     if Path(engine).is_file():
-        return run_conformance([str(Path(engine).resolve())], model_path, None, configuration)
+        return run_conformance([str(Path(engine).resolve())], model_path, None, configuration, watchdog)
     raise unknown("engine (or executable)", engine, infos)
 
 

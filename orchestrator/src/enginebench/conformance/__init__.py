@@ -13,6 +13,7 @@ from pathlib import Path
 from enginebench.conformance.endings import ENDINGS
 from enginebench.conformance.launch import Check, Launch, Subject
 from enginebench.conformance.life import Life
+from enginebench.run.guard import Watchdog
 from enginebench.workspace.discovery import EngineInfo
 
 __all__ = ["Check", "run_conformance"]
@@ -21,15 +22,20 @@ LAUNCHES: tuple[type[Launch], ...] = (Life, *ENDINGS)
 
 
 def run_conformance(
-    command: Sequence[str], model_path: Path, info: EngineInfo | None, configuration: str | None = None
+    command: Sequence[str],
+    model_path: Path,
+    info: EngineInfo | None,
+    configuration: str | None = None,
+    watchdog: Watchdog | None = None,
 ) -> list[Check]:
     """`command` starts the engine, before the arguments of the protocol. `info`: its table, if it has one.
 
     Engines that are instruments or tests (role) need no logits; those for tests need no model either.
     """
-    subject = Subject(tuple(command), model_path, info, configuration)
+    subject = Subject(tuple(command), model_path, info, configuration, watchdog)
     checks: list[Check] = []
     for launch in LAUNCHES:
-        with tempfile.TemporaryDirectory(prefix="enginebench-conform-") as scratch:
+        folder = watchdog.folder if watchdog else None
+        with tempfile.TemporaryDirectory(prefix="enginebench-conform-", dir=folder) as scratch:
             checks += launch(subject, Path(scratch)).checks()
     return checks

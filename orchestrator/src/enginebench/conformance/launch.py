@@ -19,6 +19,7 @@ from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.host import default_device, default_threads
 from enginebench_protocol.messages import Hello
 
+from enginebench.run.guard import Watchdog
 from enginebench.run.passed_on import engine_environment
 from enginebench.run.process import ChildProcess
 from enginebench.workspace.discovery import EngineInfo
@@ -60,6 +61,7 @@ class Subject:
     model_path: Path
     info: EngineInfo | None
     configuration: str | None
+    watchdog: Watchdog | None
 
     @property
     def role(self) -> str:
@@ -89,7 +91,7 @@ class Launch(ABC):
         environment = engine_environment({"TMPDIR": str(self.scratch)})
         command = [*self.subject.command, "serve", "--nonce", self.nonce]
         try:
-            self.child = ChildProcess(command, environment, self.scratch)
+            self.child = ChildProcess(command, environment, self.scratch, self.subject.watchdog)
         except OSError as error:
             return [Check("the program starts", False, str(error))]
         try:
