@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from enginebench.run.limits import Ladder, Limits
 from enginebench.run.order import LaunchOrder
 from enginebench.run.passed_on import engine_environment
 from enginebench.run.spent import Spent
-from enginebench.store.record import Launch
+from enginebench.store.record import Kind, Launch
 from enginebench.workspace.environment import Interpreter
 
 ENGINE = """
@@ -189,26 +190,31 @@ def test_the_memory_of_a_gpu_must_come_back(after: tuple[int, ...], left: int | 
     assert gpu_watch(0, *after).memory_left(0.5) == left
 
 
+@pytest.mark.parametrize("kind", ["profile", "check"])
 def test_a_launch_that_leaves_something_behind_taints_the_machine(
-    records: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kind: Kind, records: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It is kept, and no other launch is made."""
+    """It is kept, and no other launch is made, not even of a check that had to make its weights first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    launch = records.timed([records.request(0, (9, 10, 11))], remains=["1024 MiB of the GPU's memory"])
-    monkeypatch.setattr(launcher_module, "run_launch", lambda *_: launch)
+    loaded = records.loaded(weights_path="x.gguf", stages_ns={"convert": 5})
+    remains = ["1024 MiB of the GPU's memory"]
+    launch = records.timed([records.request(0, (9, 10, 11))], loaded=loaded, remains=remains)
+    run_launch = Mock(return_value=launch)
+    monkeypatch.setattr(launcher_module, "run_launch", run_launch)
     kept: list[Launch] = []
     launcher = Launcher.__new__(Launcher)
     case = launch.case
     launcher.infos = {case.id: SimpleNamespace(role="test", module="m", name="x")}  # type: ignore[dict-item]
-    launcher.models = {case.model: SimpleNamespace(located=SimpleNamespace(path=tmp_path), checkpoint=None)}  # type: ignore[dict-item]
+    launcher.models = {case.model: Mock(located=SimpleNamespace(path=tmp_path))}
     launcher.interpreter_of = lambda _: None  # type: ignore[assignment,return-value]
     launcher.device, launcher.threads, launcher.seed, launcher.silence_seconds = "cpu", 1, 0, 1.0
     launcher.options, launcher.watch, launcher.tell = {}, Watch(), None
     launcher.folder, launcher.workloads, launcher.launches, launcher.recorded = tmp_path, [], [], []
     launcher.interrupts, launcher.spent = Interrupts(), Spent(clock=lambda: 0)
-    launcher.watchdog = None  # type: ignore[assignment]
+    launcher.watchdog, launcher.weights = None, Mock()  # type: ignore[assignment]
     launcher.journal = SimpleNamespace(append=kept.append)  # type: ignore[assignment]
     launcher.bar = SimpleNamespace(say=lambda _: None, note=lambda _: None)  # type: ignore[assignment]
     with pytest.raises(TaintedMachine, match="left behind 1024 MiB of the GPU's memory"):
-        launcher.launch(case, "profile", 0, 0, Fit(1, 1, 1, ()))
+        launcher.launch(case, kind, 0, 0, Fit(1, 1, 1, ()))
+    run_launch.assert_called_once()
     assert kept == launcher.launches == [msgspec.structs.replace(launch, spent_ns=0)]

@@ -112,7 +112,7 @@ class Launcher:
         )
         judge = self._judge_of(model, order.cache) if judged else None
         launch = run_launch(order, self.interpreter_of(case), self.bar.say, self.watchdog, judge)
-        if kind == "check" and made_weights_now(launch):
+        if kind == "check" and made_weights_now(launch) and not launch.remains:
             self.bar.note(
                 f"{self.shown(case)}: its file of weights is made; now it is checked as later launches find it"
             )
