@@ -31,11 +31,7 @@ from enginebench.store.aa_floor import floors, place_of
 from enginebench.store.anonymous import without_login
 from enginebench.store.journal import Journal, resumed_now
 from enginebench.store.manifest import seal, unseal
-from enginebench.store.record import (
-    Case,
-    Kind,
-    Launch,
-)
+from enginebench.store.record import Case, Kind, Launch
 from enginebench.store.result import write_result
 from enginebench.store.run_folder import JOURNAL, RESULT
 from enginebench.workspace import environment
