@@ -14,12 +14,14 @@ from array import array
 from pathlib import Path
 
 import pytest
+from engine_torch import engine as torch_engine
 from engine_torch import ranks
 from engine_torch.engine import TorchEngine
 from enginebench_models.catalogue import entry
 from enginebench_models.synthesis import synthesise
 from enginebench_protocol.client import Client
 from enginebench_protocol.codec import pack_ids
+from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure, ProtocolError
 from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Load
@@ -67,6 +69,26 @@ def test_a_lost_rank_fails_its_request_with_its_last_words_and_another_load_help
     with pytest.raises(EngineFailure, match="rank 1 of 2 ended by signal 9"):
         again.score(PROMPT, 10)
     again.unload()
+
+
+def test_an_error_of_rank_0_alone_ends_the_others_instead_of_leaving_them_out_of_step(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits that hold NaN, for instance: nothing can be drawn from them, and the others wait for an id."""
+
+    def no_draw(logits: object) -> int:
+        raise ValueError("nothing can be drawn")
+
+    monkeypatch.setattr(torch_engine, "chooser", lambda temperature, seed: no_draw)
+    engine, process = loaded(tiny, tmp_path)
+    try:
+        with pytest.raises(ValueError, match="nothing can be drawn"):
+            list(engine.generate(PROMPT, 4, Sampling(temperature=1.0)))
+        assert process.wait(5) == -signal.SIGKILL
+        with pytest.raises(EngineFailure, match="a rank was lost"):
+            engine.generate(PROMPT, 2)
+    finally:
+        engine.unload()
 
 
 @pytest.mark.slow

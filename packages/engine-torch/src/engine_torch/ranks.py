@@ -226,12 +226,18 @@ class Ranks:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """What goes wrong between the ranks ends all of them. Raises EngineFailure with the last words of the first."""
+        """What goes wrong meanwhile ends all the others.
+
+        Raises EngineFailure with the last words of the first that ended, where it went wrong between the ranks.
+        """
         self._busy = True
         try:
             yield
         except (RuntimeError, ProtocolError) as error:  # every error of a collective is a RuntimeError
             raise self._lost(error) from None
+        except Exception:  # of rank 0 alone: the others wait for what does not come
+            self._end()
+            raise
         finally:
             self._busy = False
 
@@ -239,13 +245,17 @@ class Ranks:
         deadline = time.monotonic() + 2.0
         while not (ended := self._ended()) and time.monotonic() < deadline:
             time.sleep(0.05)
+        self._end()
+        if not ended:
+            return EngineFailure("internal", f"the ranks lost each other: {error}", detail=self._ranks[0].last_words())
+        return EngineFailure("internal", str(ended[0].end), f"{error}"[:500], detail=ended[0].last_words())
+
+    def _end(self) -> None:
+        """At once, without a word to them."""
         self._closed.set()
         for rank in self._ranks:
             rank.close(0.0)
         leave()
-        if not ended:
-            return EngineFailure("internal", f"the ranks lost each other: {error}", detail=self._ranks[0].last_words())
-        return EngineFailure("internal", str(ended[0].end), f"{error}"[:500], detail=ended[0].last_words())
 
     def _ended(self) -> list[Rank]:
         """Those that were killed first: the others may have ended because of them."""
