@@ -63,6 +63,11 @@ def test_a_count_in_a_name_is_not_believed_without_end() -> None:
     assert missing_parts(["m-00001-of-00001.safetensors", "plain.safetensors"]) == []
 
 
+def test_the_only_part_of_one_is_no_split_model(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m", "model-00001-of-00001.gguf")
+    assert weight_files(folder) == [folder / "model-00001-of-00001.gguf"]
+
+
 def test_a_single_shard_is_not_a_model(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", "model-00001-of-00004.safetensors")
     with pytest.raises(NotAModel, match="one of 4 shards: give their directory"):

@@ -94,7 +94,7 @@ def refuse_single_shard(path: Path) -> None:
 
 
 def refuse_several(folder: Path, ggufs: list[Path]) -> None:
-    parts = [part for file in ggufs if (part := PART.fullmatch(file.name))]
+    parts = [part for file in ggufs if (part := PART.fullmatch(file.name)) and int(part["count"]) > 1]
     if len({(part["stem"], part["count"]) for part in parts}) == 1 and len(parts) == len(ggufs):
         refuse_split(folder, ggufs)
     if len(ggufs) > 1:
