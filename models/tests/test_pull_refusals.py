@@ -99,6 +99,12 @@ def test_no_hub_is_said_with_what_to_do_instead(tiny_entry: Entry, hub: FakeHub,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    failed = pytest.raises(DownloadFailed, match="someone/tiny: ConnectionResetError")
+    with failed, hub_module.told("someone/tiny", None):
+        raise ConnectionResetError
+
+
 def test_offline_mode_is_said(tiny_entry: Entry, hub: FakeHub, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom dataclasses import replace\nfrom enginebench_models.catalogue import entry\n"

@@ -141,12 +141,18 @@ def told(
     except OfflineModeIsEnabled:
         raise DownloadFailed(f"HF_HUB_OFFLINE is set, so that nothing is downloaded. {WITHOUT}") from None
     except httpx2.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        raise DownloadFailed(f"The hub ({address(endpoint)}) cannot be reached: {reason}. {LATER} {WITHOUT}") from None
+        raise DownloadFailed(
+            f"The hub ({address(endpoint)}) cannot be reached: {reason(error)}. {LATER} {WITHOUT}"
+        ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise NoRoom(f"The disk is full. {LATER} Make room first.") from None
-        raise DownloadFailed(f"{repository}: {str(error).splitlines()[0]} {LATER}") from None
+        raise DownloadFailed(f"{repository}: {reason(error)} {LATER}") from None
+
+
+def reason(error: Exception) -> str:
+    """The first line of what it says, which may be nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def denied(repository: str, endpoint: str | None, licence: str | None) -> str:
