@@ -40,6 +40,17 @@ def test_both_formats_hold_the_same_model(tiny: Checkpoint, tiny_folder: Path) -
         assert np.array_equal(tiny.tensor(name).float32(), other.tensor(name).float32()), name
 
 
+def test_shapes_and_formats_are_told_without_reordering_a_weight(
+    tiny: Checkpoint, odd_config: LlamaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_q8_0(tmp_path / "q8.gguf", replace(odd_config, dim=64, hidden_dim=96))
+    monkeypatch.delattr("enginebench_models.checkpoint.half_split")
+    assert list(tiny.shapes()) == tiny.names()
+    assert tiny.shapes() == expected_shapes(tiny.config)
+    assert tiny.block_formats() == []
+    assert open_checkpoint(tmp_path / "q8.gguf").block_formats() == ["q8_0"]
+
+
 def test_tensors_are_read_only_views_of_the_file(tiny: Checkpoint, tiny_folder: Path) -> None:
     other = open_checkpoint(tiny_folder)
     views = [tiny.tensor(name).data for name in tiny.names() if not name.endswith(("q_proj", "k_proj"))]

@@ -102,6 +102,14 @@ class Checkpoint:
         """Names of the weights, in the order of the file."""
         return list(self._layout.places)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each weight, in the order of the file. Nothing is read; `tensor` would reorder Q and K of a GGUF file."""
+        return {name: place.shape for name, place in self._layout.places.items()}
+
+    def block_formats(self) -> list[str]:
+        """The formats in the file that are numbers with a scale for each block. Nothing is read."""
+        return sorted({place.storage.name for place in self._layout.places.values() if place.storage.block > 1})
+
     def tensor(self, name: str, rows: slice = WHOLE) -> Tensor:
         """Raises InvalidModel for a name that this model does not have ("lm_head" when tied).
 

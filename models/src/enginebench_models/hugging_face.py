@@ -94,8 +94,7 @@ def check_frequencies(checkpoint: Checkpoint) -> None:
 def write(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Callable[[float], None]) -> None:
     settings = {**hugging_face_config(checkpoint.config), "dtype": dtype}
     (folder / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    shapes = {name: checkpoint.tensor(name).shape for name in checkpoint.names()}
-    done = 0
+    shapes, done = checkpoint.shapes(), 0
     with (folder / "model.safetensors").open("wb") as out:
         out.write(safetensors_header(shapes, dtype))
         for name in shapes:

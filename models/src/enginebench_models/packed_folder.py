@@ -69,7 +69,7 @@ def write(
     form = FORMS[kind]
     settings = {**hugging_face_config(checkpoint.config), "dtype": dtype, "quantization_config": told(form)}
     (folder / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    shapes = {name: checkpoint.tensor(name).shape for name in checkpoint.names()}
+    shapes = checkpoint.shapes()
     tensors = [part for name, shape in shapes.items() for part in parts(name, shape, form, dtype)]
     done = 0
     with (folder / "model.safetensors").open("wb") as out:

@@ -251,9 +251,8 @@ def opened(request: Load) -> Checkpoint:
 
 def refuse_quantising(checkpoint: Checkpoint, request: Load) -> None:
     """Of what holds blocks already, and by a server whose files are not ours to look into."""
-    held = {checkpoint.tensor(name).dtype for name in checkpoint.names()} - {"f32", "f16", "bf16"}
-    if held:
-        what = f"{checkpoint.path} holds {', '.join(sorted(held))}: quantising starts from 16-bit or float32 weights"
+    if held := checkpoint.block_formats():
+        what = f"{checkpoint.path} holds {', '.join(held)}: quantising starts from 16-bit or float32 weights"
         raise EngineFailure("unsupported", what, "run it as it is: the configuration default")
     if "host" in request.options:
         raise EngineFailure("unsupported", "the file that a shared server quantises cannot be checked", "use its own")

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from engine_onnxruntime.model import Packed
 from engine_onnxruntime.session import Unsupported
-from engine_onnxruntime.weights import Weights, block_formats, initializer
+from engine_onnxruntime.weights import Weights, initializer
 
 Array = npt.NDArray[np.generic]
 KINDS = ("int8", "int4", "nf4")
@@ -50,7 +50,7 @@ def quantised_weights(
 
 def refuse_blocks(checkpoint: Checkpoint) -> None:
     """Raises Unsupported: quantising what is quantised already would say nothing about the recipe."""
-    if held := block_formats(checkpoint):
+    if held := checkpoint.block_formats():
         raise Unsupported(
             f"{checkpoint.path} holds {', '.join(held)}: quantising starts from 16-bit or float32 weights"
         )

@@ -51,7 +51,7 @@ def locate_weights(
 
     `progress` gets the fraction read. Files are read once, so that a cold disk shows here and not in the session.
     """
-    if block_formats(checkpoint):
+    if checkpoint.block_formats():
         return expanded_weights(checkpoint, block_elements, np.dtype(expanded), progress)
     read_files(checkpoint.files, progress)
     files = {file: file.resolve() for file in checkpoint.files}  # ONNX Runtime refuses links that lead out of a folder
@@ -67,11 +67,6 @@ def locate_weights(
 
     tensors = cut_tensors(checkpoint, block_elements, located)
     return Weights(tensors, folder, {}, interleaved=checkpoint.format == "gguf")
-
-
-def block_formats(checkpoint: Checkpoint) -> list[str]:
-    """The formats in the file that ONNX has no type for."""
-    return sorted({checkpoint.tensor(name).dtype for name in checkpoint.names()} - ONNX_TYPES.keys())
 
 
 def expanded_weights(
