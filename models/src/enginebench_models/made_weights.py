@@ -6,7 +6,6 @@ it was made of, block by block, before it may stand for it. It is known by all o
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
+from enginebench_models.disk import whole
 from enginebench_models.errors import InvalidModel
 from enginebench_models.pages import give_back
 from enginebench_models.storage import GGML, Floats
@@ -97,7 +97,9 @@ def made_weights(path: Path, original: Checkpoint, remembered: Path) -> MadeWeig
         found = next(faults(made, original), None)
         made.give_back()
         original.give_back()
-        _write(answer, {"file": sha256, "model": original.fingerprint, "fault": found})
+        remembered.mkdir(parents=True, exist_ok=True)
+        with whole(answer) as kept:
+            kept.write(json.dumps({"file": sha256, "model": original.fingerprint, "fault": found}).encode())
     fault = json.loads(answer.read_text())["fault"]
     if fault:
         raise InvalidModel(f"{path.name} is not {original.path.name} in fewer bits: {fault}", "not-made-of-it")
@@ -151,10 +153,3 @@ def largest_error(made: Tensor, original: Tensor, smallest: float) -> float:
         give_back(made.data[rows])
         give_back(original.data[rows])
     return worst
-
-
-def _write(path: Path, facts: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".json", delete=False) as file:
-        json.dump(facts, file)
-    Path(file.name).replace(path)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from enginebench_models.disk import whole
 from enginebench_models.greedy import Choices, choices
 from enginebench_models.quantisation import KINDS, QuantisedWeights
 from enginebench_models.reference import Reference, Weights
@@ -42,7 +42,9 @@ def reference_logits(
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         weights = QuantisedWeights(checkpoint, kind) if kind else checkpoint
-        _write(path, Reference(weights).logits(tokens, range(n_prefill - 1, len(tokens))))
+        logits = Reference(weights).logits(tokens, range(n_prefill - 1, len(tokens)))
+        with whole(path) as file:
+            np.save(file, logits)
     kept: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
     return kept
 
@@ -66,19 +68,11 @@ def reference_choices(
     weights = QuantisedWeights(checkpoint, kind) if kind else checkpoint
     found = choices(Reference(weights).logits(course, range(len(prompt) - 1, len(course))), ids)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".", suffix=".json", delete=False) as file:
-        json.dump(asdict(found), file)
-    Path(file.name).replace(path)
+    with whole(path) as file:
+        file.write(json.dumps(asdict(found)).encode())
     return found
 
 
 def default_folder() -> Path:
     """Where what was computed once is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enginebench" / "reference"
-
-
-def _write(path: Path, logits: Floats) -> None:
-    """Through a temporary name: a reader never finds half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".npy", delete=False) as file:
-        np.save(file, logits)
-    Path(file.name).replace(path)

@@ -6,15 +6,13 @@ Kept in the engine's cache under what it was made from, its kind and the version
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.disk import check_room
+from enginebench_models.disk import check_room, exclusive
 from enginebench_models.storage import GGML
 from llama_cpp import llama_cpp as native
 
@@ -42,12 +40,11 @@ def quantised(
     file: Path, checkpoint: Checkpoint, kind: str, cache: Path, threads: int, progress: Callable[[float], None]
 ) -> tuple[Path, bool]:
     """The file, and whether it had to be made. Raises NothingToQuantise, NoRoom, Refused, OSError."""
-    if held := block_formats(checkpoint):
+    if held := checkpoint.block_formats():
         raise NothingToQuantise(f"{file} holds {', '.join(held)}: quantising starts from 16-bit or float32 weights")
     folder = cache / "quantised"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{checkpoint.fingerprint[:40]}-{kind}-{llama_cpp.__version__}.gguf"
-    with exclusive(folder):
+    with exclusive(folder / "lock"):
         if path.exists():
             return path, False
         check_room(f"A {kind} copy of {file.name}", largest_bytes(checkpoint, kind), folder)
@@ -55,11 +52,6 @@ def quantised(
         make(file, part, KINDS[kind], threads, progress)
         part.replace(path)
     return path, True
-
-
-def block_formats(checkpoint: Checkpoint) -> list[str]:
-    blocks = {storage.name for storage in GGML.values() if storage.block > 1}
-    return sorted(blocks & {checkpoint.tensor(name).dtype for name in checkpoint.names()})
 
 
 def largest_bytes(checkpoint: Checkpoint, kind: str) -> int:
@@ -82,11 +74,3 @@ def make(file: Path, target: Path, ftype: int, threads: int, progress: Callable[
     if code:
         target.unlink(missing_ok=True)
         raise Refused(f"quantising ended with {code}: {log().complaints()}")
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """One at a time, also between processes."""
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

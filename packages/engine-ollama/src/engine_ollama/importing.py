@@ -5,19 +5,17 @@ How the server takes the blob is its own affair (Server.take, SharedServer.take)
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import ollama
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.disk import check_room
+from enginebench_models.disk import check_room, exclusive
 from enginebench_models.plain_name import digest_name
 
 from .gguf_copy import write_copy
@@ -27,6 +25,7 @@ RECIPE = 1
 """Part of the model's name in the server: a changed copy is another model."""
 
 HEADER_BYTES = 32 << 20
+LOCK = "import.lock"
 WEIGHTS = "application/vnd.ollama.image.model"
 """Media type of the layer that is a GGUF file."""
 
@@ -59,7 +58,7 @@ def imported(
 ) -> str:
     """The model's name in the server, which has it afterwards. Raises NoRoom, OSError, ollama.ResponseError."""
     name = model_name(checkpoint)
-    with exclusive(server.folder):
+    with exclusive(server.folder / LOCK):
         if name not in {known.model for known in client.list().models}:
             digest = deliver(client, server, checkpoint, words, progress)
             client.create(model=name, files={"model.gguf": digest})
@@ -72,7 +71,7 @@ def quantised(
     """The imported model once more, quantised by the server. Raises NoRoom, OSError, ollama.ResponseError."""
     base = model_name(checkpoint)
     name = f"{base}-{kind}"
-    with exclusive(server.folder):
+    with exclusive(server.folder / LOCK):
         new = name not in {known.model for known in client.list().models}
         if new:
             check_room(f"A {kind} copy", checkpoint.file_bytes, server.folder)
@@ -94,15 +93,6 @@ def blob_of(folder: Path, name: str) -> Path:
     if len(digests) != 1:
         raise OSError(f"{manifest} names {len(digests)} files of weights, one was expected")
     return folder / "blobs" / digest_name(digests[0], manifest)
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """One import at a time, also between processes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "import.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def deliver(
