@@ -171,12 +171,27 @@ def test_plots_as_files_are_drawings_with_text(run: Path, tmp_path: Path) -> Non
         assert tags.isdisjoint({"script", "image", "img", "iframe", "foreignobject", "a", "animate", "set"})
 
 
+def borders(text: str) -> set[int]:
+    """How many borders of cells the rows of Markdown tables have."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return {len(re.findall(r"(?<!\\)\|", line)) for line in rows}
+
+
+LINK_OR_TAG = r"(?<!\\)\][(\[:]|<"
+
+
 def test_markdown_has_no_cell_link_picture_or_tag_of_a_payload(say: Say) -> None:
     text = say("show", "-o", "md")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    counts = {len(re.findall(r"(?<!\\)\|", line)) for line in rows}
-    assert len(counts) == 1, "a payload made a cell"
-    assert not re.search(r"(?<!\\)\][(\[:]|<", text)
+    assert len(borders(text)) == 1, "a payload made a cell"
+    assert not re.search(LINK_OR_TAG, text)
+
+
+def test_the_tables_of_a_cold_start_stay_text(say: Say) -> None:
+    text = say("show", "--cold-start")
+    assert MARK in text, "it is shown"
+    assert not drives_a_terminal(text)
+    assert not re.search(LINK_OR_TAG, text)
+    assert len(borders(text)) == 2, "what it is made of, and time to N tokens: a payload made a cell"
 
 
 def test_a_spreadsheet_finds_no_formula_and_no_column_more(say: Say) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from enginebench.judge.plain_case import label
-from enginebench.plain_text import printable
 
-from .formats import NONE, rounded
+from .formats import NONE, markdown_escaped, markdown_row, rounded
 
 PARTS = {
     "spawn": "spawn",
@@ -44,7 +43,7 @@ def _block(result: dict[str, Any], cases: Sequence[dict[str, Any]], state: str) 
     if not cases:
         return []
     first = cases[0]
-    title = f"### {first['model']}, {first['workload']}: {state}"
+    title = f"### {markdown_escaped(first['model'])}, {markdown_escaped(first['workload'])}: {state}"
     ordered = sorted(cases, key=lambda case: case["anatomy"][state]["total_ns"] or float("inf"))
     return [
         *(title, ""),
@@ -69,7 +68,7 @@ def _remarks(cases: Iterable[dict[str, Any]], state: str) -> Iterator[str]:
     """Launches that were left out, and the reason."""
     for case in cases:
         for reason in case["anatomy"][state]["reasons"]:
-            yield f"- {label(case)}: {printable(reason)}"
+            yield markdown_escaped(f"- {label(case)}: {reason}")
 
 
 def _courses(cases: Sequence[dict[str, Any]], state: str) -> list[str]:
@@ -85,7 +84,7 @@ def _courses(cases: Sequence[dict[str, Any]], state: str) -> list[str]:
 def _break_even(result: dict[str, Any], first: dict[str, Any], state: str) -> list[str]:
     work = (first["model"], first["workload"], state)
     found = [b for b in result.get("break_even", []) if (b["model"], b["workload"], b["state"]) == work]
-    return [*(f"- {sentence(crossing)}" for crossing in found), *([""] if found else [])]
+    return [*(markdown_escaped(f"- {sentence(crossing)}") for crossing in found), *([""] if found else [])]
 
 
 def sentence(crossing: dict[str, Any]) -> str:
@@ -99,6 +98,6 @@ def sentence(crossing: dict[str, Any]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield f"| --- |{' ---: |' * (len(heads) - 1)}"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield markdown_row(heads)
+    yield markdown_row(["---", *["---:"] * (len(heads) - 1)])
+    yield from map(markdown_row, rows)
