@@ -1,4 +1,4 @@
-"""Which engine answers, how many may live at once, and why an answer ended."""
+"""Which engine answers, how many may live at once, one that dies between answers, and why an answer ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from enginebench.chat.choice import Choice, choose
+from enginebench.chat.living_engine import EngineDied, LivingEngine
+from enginebench.chat.partner import Partner
 from enginebench.chat.room import OVERHEAD_BYTES, fit_together, needed_bytes
+from enginebench.chat.settings import Settings
 from enginebench.chat.turn import turn_of
 from enginebench.errors import UsageError
 from enginebench.workspace.discovery import Configuration, EngineInfo, discover
@@ -88,6 +91,26 @@ def test_several_engines_live_at_once_only_where_all_of_them_fit(engines: dict[s
     assert fit_together([half, half], CONFIG, 2_500_000_000, 4096, free_bytes=int(2 * one / 0.79))
     assert not fit_together([half, half], CONFIG, 2_500_000_000, 4096, free_bytes=int(2 * one / 0.81))
     assert not fit_together([half], CONFIG, 2_500_000_000, 4096, free_bytes=0)
+
+
+class Dying(LivingEngine):
+    """Dies when it is asked for its memory."""
+
+    def __init__(self) -> None: ...
+
+    def pss_bytes(self) -> int | None:
+        return 1
+
+    def device_bytes(self) -> int | None:
+        raise EngineDied("killed by signal 9 during memory", [])
+
+
+def test_an_engine_that_dies_between_two_answers_is_started_again_for_the_next(engines: dict[str, EngineInfo]) -> None:
+    settings = Settings(model="tiny", weights="auto", device="cuda", threads=1)
+    partner = Partner(Choice(engines["first"], "half"), settings, None, print, engine=Dying())
+    with pytest.raises(EngineDied):
+        partner.look()
+    assert partner.engine is None
 
 
 def ended(tokens: list[int], n_gen: int, cancelled: bool = False, n_ctx: int = 100) -> str:

@@ -118,6 +118,14 @@ def test_on_a_narrow_terminal_answers_stand_one_below_the_other(chat: Callable[.
         say(terminal, "hello", r"^fake:echo:\nuser\n\nhello\nfake:slow-echo:\nuser\n\nhello\n")
 
 
+def test_an_interpreter_that_cannot_be_started_is_the_users_to_mend(home: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "python").touch(mode=0o600)
+    words = ["chat", "fake:echo", "--model", "tiny", "--python", f"engine-fake={tmp_path / 'python'}"]
+    with Terminal([sys.executable, "-m", "enginebench", *words], home) as terminal:
+        terminal.expect("enginebench: fake:echo: .*Permission denied")
+        assert terminal.end() == 1
+
+
 @pytest.mark.parametrize("free_bytes", [10**13, 0])
 def test_where_memory_is_short_only_one_engine_lives_at_a_time(
     home: dict[str, str], monkeypatch: pytest.MonkeyPatch, free_bytes: int

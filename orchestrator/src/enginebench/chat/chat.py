@@ -7,6 +7,7 @@ stay alive between questions where memory allows it; else each is started for it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from enginebench_protocol.errors import EngineFailure
@@ -47,7 +48,8 @@ class Chat:
     def open(self) -> None:
         """The first engine starts while the model is checked. Raises UsageError, UnavailableError."""
         self.partners = [self._partner(choice) for choice in self._choices]
-        self.partners[0].start()
+        with suppress(EngineDied):  # it is tried again when it is to answer, and that is told
+            self.partners[0].start()
         self.model = self._checked_model(self.settings, self._choices)
         self._seat()
 

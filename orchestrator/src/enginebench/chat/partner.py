@@ -56,7 +56,7 @@ class Partner:
         return self.engine is not None and self.engine.loaded is not None
 
     def start(self) -> None:
-        """Raises UnavailableError where it cannot be installed."""
+        """Raises UnavailableError where it cannot be installed, EngineDied where it cannot be started."""
         if self.engine is None:
             self.engine = spawned(self.choice, self.settings, self._watchdog, self._say, self._spared)
 
@@ -111,9 +111,13 @@ class Partner:
         return turn
 
     def look(self) -> None:
-        """Read its memory: between two answers only."""
-        self.pss_bytes = self.engine.pss_bytes() if self.engine else None
-        self.device_bytes = self.engine.device_bytes() if self.engine else None
+        """Read its memory: between two answers only. Raises EngineFailure, EngineDied."""
+        try:
+            self.pss_bytes = self.engine.pss_bytes() if self.engine else None
+            self.device_bytes = self.engine.device_bytes() if self.engine else None
+        except EngineDied:
+            self.engine = None
+            raise
 
     def forget(self) -> None:
         """Begin the conversation anew."""
