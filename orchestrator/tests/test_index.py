@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from enginebench.errors import UsageError
+from enginebench.errors import BenchError, UsageError
 from enginebench.judge.rows import rows_of
 from enginebench.store import index
 from enginebench.store.index import keep_up, open_index
@@ -99,6 +101,27 @@ def test_a_damaged_index_is_made_anew(runs: Path, content: bytes) -> None:
     ask(runs, "SELECT 1")
     (runs / index.NAME).write_bytes(content)
     assert ask(runs, "SELECT count(*) FROM runs") == [(2,)]
+
+
+def test_a_folder_called_blocks_is_not_taken_for_a_lock(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "LOCK_SECONDS", 0)
+    blocks = runs / "blocks"
+    blocks.mkdir()
+    shutil.copytree(runs / "20260103-000000-bbbb", blocks / "20260103-000000-bbbb")
+    (blocks / index.NAME).write_bytes(b"not a database" * 1000)
+    assert ask(blocks, "SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_an_index_that_another_process_holds_is_told_after_a_while(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "LOCK_SECONDS", 0)
+    ask(runs, "SELECT 1")
+    hold = f"import duckdb; held = duckdb.connect({str(runs / index.NAME)!r}); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with pytest.raises(BenchError, match="another enginebench has held"):
+            ask(runs, "SELECT 1")
+        other.communicate(b"\n")
 
 
 def test_an_index_of_another_layout_is_made_anew(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,8 @@ def _connect(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
 
 
 def _is_lock(error: BaseException) -> bool:
-    return "lock" in str(error).lower()
+    """By DuckDB's words: the message names a file too, and "lock" may be a part of its name."""
+    return "could not set lock" in str(error).lower()
 
 
 def _locked_down(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
