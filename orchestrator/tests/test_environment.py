@@ -1,8 +1,10 @@
 """Environments by name, and what is said when one cannot be made."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from enginebench.errors import UnavailableError
 from enginebench.workspace import environment
 from enginebench.workspace.discovery import EngineInfo, discover, environments
 
@@ -73,3 +75,42 @@ def test_an_environment_is_synced_by_itself(tmp_path: Path) -> None:
 )
 def test_the_reason_is_what_failed_and_its_deepest_cause(stderr: str, reason: str) -> None:
     assert environment._last_error(stderr) == reason
+
+
+ONE = 'a = { description = "d", precision = "float32" }'
+
+
+def test_a_sync_that_fails_leaves_no_stamp_of_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = demo(tmp_path, ONE)
+    project = tmp_path / "pyproject.toml"
+    project.write_text("")
+    stamp = tmp_path / ".envs" / "engine-demo" / ".enginebench-made-from"
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text(environment._made_from(info, tmp_path))
+    project.write_text("# changed")
+
+    def broken_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment, "_sync", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        environment.startable(info, {}, print, tmp_path)
+    project.write_text("")
+    assert not environment.is_synced(info, tmp_path)
+
+
+def test_an_interpreter_that_says_something_else_than_its_versions_is_unavailable(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho welcome")
+    script.chmod(0o700)
+    with pytest.raises(UnavailableError, match=r"says 'welcome\\n' where its versions were asked for"):
+        environment.prepare(demo(tmp_path, ONE), {"demo": script}, print, tmp_path)
+
+
+def test_a_distribution_that_was_removed_by_half_has_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "-orch-2.0.dist-info").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = environment.prepare(demo(tmp_path, ONE), {"demo": Path(sys.executable)}, print, tmp_path)
+    assert "pytest" in found.versions

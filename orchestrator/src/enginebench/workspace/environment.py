@@ -29,8 +29,10 @@ _CAUSES = ("cause: ", "×", "├─▶", "╰─▶", "Caused by")
 _SYNC_FORM = ("--no-default-groups", "--no-progress")
 _LIST_VERSIONS = (
     "import importlib.metadata as m, json;"
-    "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
+    "named = [d for d in m.distributions() if d.metadata.get('Name')];"
+    "print(json.dumps({d.metadata['Name'].lower(): d.version for d in named}))"
 )
+"""A distribution that was removed by half has no name."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def is_synced(info: EngineInfo, root: Path = ROOT, extra: str = "") -> bool:
 def _synced(info: EngineInfo, extra: str, say: Callable[[str], None], root: Path, watchdog: Watchdog | None) -> Path:
     folder = root / ".envs" / environment_name(info, extra)
     if not is_synced(info, root, extra):
+        (folder / _STAMP).unlink(missing_ok=True)  # what is broken off is nothing that an older stamp speaks of
         _sync(info, extra, folder, say, root, watchdog)
         (folder / _STAMP).write_text(_made_from(info, root))
     return folder / "bin" / "python"
@@ -183,5 +186,8 @@ def _versions(python: Path, environment: Mapping[str, str], watchdog: Watchdog |
             raise subprocess.CalledProcessError(process.returncode, command)
     except (OSError, subprocess.SubprocessError) as error:
         raise UnavailableError(f"its interpreter does not start: {error}") from None
-    versions: dict[str, str] = json.loads(told)
+    try:
+        versions: dict[str, str] = json.loads(told)
+    except ValueError:
+        raise UnavailableError(f"its interpreter says {told[:80]!r} where its versions were asked for") from None
     return dict(sorted(versions.items()))
