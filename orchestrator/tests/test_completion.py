@@ -27,6 +27,7 @@ def completed(line: str) -> list[str]:
         ("enginebench run limi", ["limit"]),
         ("enginebench run fake:insta", ["fake:instant"]),
         ("enginebench run fake : insta", ["instant"]),
+        ("enginebench run : limi", ["limit"]),
         ("enginebench run fake limi", ["limit"]),
         ("enginebench run --dry-run limi", ["limit"]),
         ("enginebench run --seed 3 limi", ["limit"]),

@@ -111,6 +111,7 @@ def test_a_download_comes_before_what_needs_it(engines: dict[str, EngineInfo]) -
         ("--quantize nf4", "alpha:nf4: no nf4; nearest: --quantize int8; beta:nf4"),
         ("--prompt hello --framework alpha beta", "alpha, beta: one of them answers a prompt"),
         ("--framework alpha --quantize nf4", "alpha:nf4: no nf4; nearest: --quantize int8"),
+        ("--framework bound --quantize int8", "an instrument shows what the device can do, and answers nothing"),
         ("--benchmark --model", "expected one argument"),
     ],
 )

@@ -26,7 +26,7 @@ def engines(context: typer.Context, incomplete: str) -> list[str]:
     """Engines, and the configurations of one once there is a colon; bash makes three words of ENGINE:CONFIGURATION."""
     infos = discover()
     typed: Sequence[str] = context.params.get("words") or ()
-    if typed[-1:] == [":"] and typed[-2] in infos:
+    if len(typed) > 1 and typed[-1] == ":" and typed[-2] in infos:
         return list(infos[typed[-2]].configurations)
     name, colon, _ = incomplete.partition(":")
     if colon and name in infos:

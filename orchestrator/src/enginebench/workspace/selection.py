@@ -70,6 +70,8 @@ def one_able(chosen: Chosen, device: str) -> str:
     Raises UsageError where none can, with the reasons.
     """
     engines = [pair for pair in chosen if pair[0].role != "instrument"]
+    if not engines:
+        raise UsageError("an instrument shows what the device can do, and answers nothing: name an engine")
     reasons = [unavailable_reason(info, name, device) for info, name in engines]
     able = [pair for pair, reason in zip(engines, reasons, strict=True) if reason is None]
     if not able:
