@@ -51,7 +51,9 @@ def test_as_many_shards_as_devices_are_no_error(shards: int, found: int | None) 
     check_devices(shards, "cuda", found)
 
 
-@pytest.mark.parametrize(("visible", "count"), [("0", 1), ("2,3", 2), ("GPU-1, GPU-2,GPU-3", 3), ("", 0)])
+@pytest.mark.parametrize(
+    ("visible", "count"), [("0", 1), ("2,3", 2), ("GPU-1, GPU-2,GPU-3", 3), ("0,-1,1", 1), ("", 0)]
+)
 def test_only_gpus_that_engines_may_see_are_counted(visible: str, count: int) -> None:
     assert gpu_count(visible) == count
 

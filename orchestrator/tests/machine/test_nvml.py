@@ -72,6 +72,14 @@ def test_the_first_visible_gpu_is_read(machine: FakeMachine, visible: str, expec
     assert open_gpu(visible)._handle == expected
 
 
+@pytest.mark.parametrize("visible", ["", "-1", "-1,0"])
+def test_where_every_gpu_is_hidden_none_is_read(machine: FakeMachine, visible: str) -> None:
+    with pytest.raises(NoGpu, match="CUDA_VISIBLE_DEVICES hides every GPU"):
+        open_gpu(visible)
+    assert nvml.gpu_memories(visible) == []
+    assert nvml.gpu_count(visible) == 0
+
+
 def test_no_driver_no_such_gpu_and_no_bindings_are_reasons(
     machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

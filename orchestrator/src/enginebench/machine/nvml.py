@@ -7,6 +7,7 @@ no other module knows NVML. Only the first GPU that an engine may see is read: e
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -128,21 +129,21 @@ class NvmlGpu:
 
 def open_gpu(visible: str | None = None) -> NvmlGpu:
     """The first GPU that engines see. `visible`: as CUDA_VISIBLE_DEVICES has it. Raises NoGpu with the reason."""
-    library = _library()
-    chosen = (os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible) or "0"
-    first = chosen.split(",")[0].strip()
+    library, names = _library(), _visible(visible)
+    if names == []:
+        raise NoGpu("CUDA_VISIBLE_DEVICES hides every GPU")
     try:
         library.nvmlInit()
-        return NvmlGpu(library, _handle(library, first))
+        return NvmlGpu(library, _handle(library, names[0] if names else "0"))
     except library.NVMLError as error:
         raise NoGpu(f"NVML: {error}") from None
 
 
 def gpu_count(visible: str | None = None) -> int | None:
     """GPUs that engines see. `visible`: as CUDA_VISIBLE_DEVICES has it. None where nobody can tell."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
-    if chosen is not None:
-        return len([name for name in chosen.split(",") if name.strip()])
+    names = _visible(visible)
+    if names is not None:
+        return len(names)
     try:
         library = _library()
         library.nvmlInit()
@@ -155,17 +156,27 @@ def gpu_count(visible: str | None = None) -> int | None:
 
 def gpu_memories(visible: str | None = None) -> list[int]:
     """Total bytes of each GPU that engines see; empty where there is none or nobody can tell."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+    names = _visible(visible)
     try:
         library = _library()
         library.nvmlInit()
-        names = range(library.nvmlDeviceGetCount()) if chosen is None else chosen.split(",")
-        handles = [_handle(library, str(name).strip()) for name in names if str(name).strip()]
+        chosen = map(str, range(library.nvmlDeviceGetCount())) if names is None else names
+        handles = [_handle(library, name) for name in chosen]
         return [int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
     except NoGpu:
         return []
     except library.NVMLError:
         return []
+
+
+def _visible(visible: str | None) -> list[str] | None:
+    """Numbers and UUIDs; None: all are. What stands behind an invalid one is hidden, and -1 is the usual invalid one
+    (CUDA C++ Programming Guide, "CUDA Environment Variables")."""
+    text = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+    if text is None:
+        return None
+    names = (name for part in text.split(",") if (name := part.strip()))
+    return list(itertools.takewhile(lambda name: not name.startswith("-"), names))
 
 
 def find_gpu() -> NvmlGpu | None:
