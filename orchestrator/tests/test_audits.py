@@ -145,7 +145,7 @@ def test_a_cache_is_asked_until_it_is_sure(records: Any) -> None:
 def test_a_server_that_counts_other_tokens_refuses_the_case(records: Any) -> None:
     audit = found([timed(records, answer(records, 0, reported={"n_gen": 4, "n_requests": 1}))])["token-counts"]
     assert (audit.passed, audit.refuses) == (False, True)
-    assert audit.detail == "n_gen is 4 by the engine's count, 3 by ours, in 1 requests"
+    assert audit.detail == "n_gen is 4 by the engine's count, 3 by ours, in 1 request"
 
 
 def test_an_answer_that_was_broken_off_and_asked_again_is_no_miscount(records: Any) -> None:

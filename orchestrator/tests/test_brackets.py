@@ -44,7 +44,7 @@ def test_rows_under_equal_conditions_have_no_brackets(records: Any) -> None:
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [
-        ({"threads": 1}, "1 threads, 2 were asked for"),
+        ({"threads": 1}, "1 thread, 2 were asked for"),
         ({"device": "cuda:0"}, "device cuda:0, cpu was asked for"),
         ({"kv_dtype": "int8"}, "KV cache int8, most rows have float16"),
         ({"activation_dtype": "int8"}, "activations int8, most rows have float16"),
@@ -88,4 +88,4 @@ def test_a_shape_that_is_not_told_is_no_doubt(records: Any) -> None:
 def test_a_bracketed_row_is_in_brackets_and_has_its_note(records: Any) -> None:
     text = markdown(result(records, {"a:x": {}, "b:x": {}, "c:x": {"threads": 1}}))
     assert "| [c:x] |" in text and "| a:x |" in text
-    assert "in brackets: 1 threads, 2 were asked for" in text
+    assert "in brackets: 1 thread, 2 were asked for" in text

@@ -86,8 +86,8 @@ def test_a_fair_table_says_so_and_keeps_classes_together(records: Any) -> None:
     assert "fair comparison: ranks, pairs and break-even points stay within float32, within 16-bit" in text
     order = [text.index(f"{label}") for label in ("y:full", "x:full", "x:half", "y:half")]
     assert order == sorted(order)
-    assert "verdicts within 16-bit: of 1 pairs" in text
-    assert "verdicts within float32: of 1 pairs" in text
+    assert "verdicts within 16-bit: of 1 pair " in text
+    assert "verdicts within float32: of 1 pair " in text
     assert UNFAIR not in text
 
 

@@ -181,7 +181,7 @@ def test_a_run_with_verdicts_stores_and_shows_them(records: Any) -> None:
     assert [case["rank_groups"] for case in result["cases"]] == [[2], [1]]
     text = markdown(result)
     assert "| rank |" in text
-    assert "of 1 pairs 1 were told apart in decoding, 0 are the same, 0 inconclusive" in text
+    assert "of 1 pair 1 were told apart in decoding, 0 are the same, 0 inconclusive" in text
     assert "no A/A floor was measured here" in text
     line = next(line for line in text.splitlines() if line.startswith("x:a against x:b"))
     assert "decode 0.500x [0.4" in line

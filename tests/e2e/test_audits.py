@@ -41,5 +41,5 @@ def test_each_violation_is_caught_by_its_audit_and_honest_work_by_none(cases: di
     assert forgetful["same-output"]["passed"] is True
 
     assert cases["fake:other-cache"]["brackets"] == ["KV cache int8, most rows have none"]
-    assert cases["fake:fewer-threads"]["brackets"] == ["1 threads, 2 were asked for"]
+    assert cases["fake:fewer-threads"]["brackets"] == ["1 thread, 2 were asked for"]
     assert cases["fake:default"]["brackets"] == []

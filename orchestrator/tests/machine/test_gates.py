@@ -55,7 +55,7 @@ BEFORE: dict[str, tuple[Fault, str]] = {
     ),
     "battery": (files(sys={"class/power_supply/BAT0/status": "Discharging"}), "running on battery: on"),
     "gpu-processes": (gpu(compute={77: 5}), "1 other processes computed on the GPU"),
-    "gpu-display": (gpu(graphics={78: 5}), "1 processes drew with the GPU"),
+    "gpu-display": (gpu(graphics={78: 5}), "1 process drew with the GPU"),
     "gpu-busy": (gpu(utilisation=2), "the GPU was 2 % busy before the launch"),
     "gpu-persistence": (gpu(persistence=0), "persistence mode is off"),
     "gpu-power-limit": (gpu(power_limit=500_000), "power limit 500 W, default 700 W"),
@@ -78,7 +78,7 @@ DURING: dict[str, tuple[Fault, str]] = {
     ),
     "thermal-throttle": (
         files(sys={f"{CPU}/cpu0/thermal_throttle/core_throttle_count": "3"}),
-        "the processors throttled for heat 1 times",
+        "the processors throttled for heat 1 time",
     ),
     "cpu-clock": (files({"cpuinfo": "cpu MHz\t: 2700.0\n"}), "the fastest processor ran at 90% of the base frequency"),
     "gpu-clock-void": (gpu(sm_mhz=1400), "the SM clock fell to 71% of its default"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from enginebench.counted import counted
 from enginebench.errors import UsageError
 
 from .choice import Choice
@@ -61,7 +62,7 @@ def answer(
         model=model,
         engine=engine.stamps,
         stages_ns=engine.loaded.stages,
-        precision=f"{engine.loaded.weight_dtype} on {engine.loaded.device}, {engine.loaded.threads} threads",
+        precision=f"{engine.loaded.weight_dtype} on {engine.loaded.device}, {counted(engine.loaded.threads, 'thread')}",
         turn=turn,
         templated=partner.conversation(model).templated,
         pieces=pieces,

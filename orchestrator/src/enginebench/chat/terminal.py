@@ -11,6 +11,7 @@ from typing import TextIO
 
 from rich.console import Console
 
+from enginebench.counted import counted
 from enginebench.errors import BenchError
 from enginebench.plain_text import for_terminal
 from enginebench.report.turn import NO_BENCHMARK, NO_TEMPLATE, answer_times, meaningless, status, tokens_of
@@ -29,7 +30,7 @@ from .turn import Turn
 LAST_LINES = 5
 STOPPING = "stops after the next token; Ctrl-C again ends the engine"
 ENDINGS = {
-    "length": "(cut off after {n} tokens: --n-gen allows more)",
+    "length": "(cut off after {told}: --n-gen allows more)",
     "context": "(cut off: the context of {n_ctx} tokens is full; /reset begins anew, --n-ctx allows more)",
     "cancelled": "(stopped)",
 }
@@ -65,7 +66,8 @@ class Terminal:
     def _introduce(self) -> None:
         settings = self.chat.settings
         labels = " and ".join(partner.choice.label for partner in self.chat.partners)
-        self._tell(f"{labels}, {self.chat.model.found.name} on {settings.device}, {settings.threads} threads")
+        threads = counted(settings.threads, "thread")
+        self._tell(f"{labels}, {self.chat.model.found.name} on {settings.device}, {threads}")
         self._tell("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat")
         self._warn()
 
@@ -149,14 +151,14 @@ class Terminal:
                 self._tell("it is gone; the next question starts it again")
 
     def _after(self, partner: Partner, turn: Turn, always: bool = False) -> str:
-        ending = ENDINGS.get(turn.ended, "").format(n=len(turn.tokens), n_ctx=turn.n_ctx)
+        ending = ENDINGS.get(turn.ended, "").format(told=counted(len(turn.tokens), "token"), n_ctx=turn.n_ctx)
         times = answer_times(turn.timing, turn.ttft_ns) if self.chat.timing or always else ""
         return "\n".join(part for part in (ending, times) if part)
 
     def _status(self, partner: Partner, live: LiveMetrics | None = None) -> str:
         turn, loaded = partner.last, partner.engine.loaded if partner.engine else None
         if live is not None:
-            ttft_ns, decode_tps, tokens = live.ttft_ns, live.decode_tps, f"{live.n_tokens} tokens"
+            ttft_ns, decode_tps, tokens = live.ttft_ns, live.decode_tps, counted(live.n_tokens, "token")
         elif turn is not None:
             ttft_ns, decode_tps = turn.ttft_ns, turn.decode_tps
             tokens = tokens_of(turn.n_prompt, len(turn.tokens), turn.n_ctx)

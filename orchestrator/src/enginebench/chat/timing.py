@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from enginebench.counted import counted
 from enginebench.report.turn import (
     NO_BENCHMARK,
     Stretch,
@@ -42,7 +43,7 @@ def stretches(spoken: Spoken, began_ns: int) -> list[Stretch]:
         Stretch("model: found, and checked by a process of its own", model.checked.begin_ns, model.checked.end_ns),
         Stretch("tokenizer, chat template", model.tokenizer_span.begin_ns, model.tokenizer_span.end_ns),
         Stretch(f"engine: load{f' ({stages})' if stages else ''}", engine.load_sent_ns, engine.loaded_ns),
-        Stretch(f"prompt of {turn.n_prompt} tokens to the first token", turn.t_sent_ns, first_ns),
-        Stretch(f"{len(turn.tokens) - 1} tokens after it", first_ns, last_ns),
+        Stretch(f"prompt of {counted(turn.n_prompt, 'token')} to the first token", turn.t_sent_ns, first_ns),
+        Stretch(f"{counted(len(turn.tokens) - 1, 'token')} after it", first_ns, last_ns),
     ]
     return sorted(found, key=lambda stretch: stretch.begin_ns)

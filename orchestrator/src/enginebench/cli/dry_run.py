@@ -7,6 +7,7 @@ from itertools import groupby
 
 from enginebench_models.config import LlamaConfig
 
+from enginebench.counted import counted
 from enginebench.plan.plan import Plan, rough_request_seconds, rough_seconds
 from enginebench.store.record import Case, Workload
 from enginebench.workspace.discovery import EngineInfo, unavailable_reason
@@ -16,11 +17,11 @@ def print_plan(plan: Plan, configs: Mapping[str, LlamaConfig], device: str) -> N
     """Pure of measurements: what a request takes is a guess from the size of the model."""
     preset = plan.preset
     print(f"preset {preset.name}: one check launch per case, then")
-    print(f"{preset.launches} launches x ({preset.warmup} warm-up + {preset.iterations} measured) requests")
+    print(f"{counted(preset.launches, 'launch')} x ({preset.warmup} warm-up + {preset.iterations} measured) requests")
     if preset.stopping:
         print(f"up to {preset.stopping.most} launches, until ratios are known to ±{preset.stopping.half_width:.1%}")
     if preset.cold_launches:
-        print(f"{preset.cold_launches} disk-cold launches x {preset.warmup + 1} requests")
+        print(f"{counted(preset.cold_launches, 'disk-cold launch')} x {counted(preset.warmup + 1, 'request')}")
     for (model, workload), cases in groupby(plan.cases, key=_work):
         seconds = rough_request_seconds(workload, configs[model], device)
         print(
@@ -57,5 +58,5 @@ def _factors(plan: Plan) -> str:
         "configuration": {(case.engine, case.configuration) for case in plan.cases},
         "thread count": {case.threads for case in plan.cases},
     }
-    counted = [f"{len(found)} {name}{'' if len(found) == 1 else 's'}" for name, found in kinds.items()]
-    return f"{' x '.join(counted)} = {len(plan.cases)} cases"
+    factors = [counted(len(found), name) for name, found in kinds.items()]
+    return f"{' x '.join(factors)} = {counted(len(plan.cases), 'case')}"

@@ -7,6 +7,7 @@ from typing import Annotated
 import duckdb
 import typer
 
+from enginebench.counted import counted
 from enginebench.errors import UsageError, unknown
 from enginebench.judge.rows import rows_of
 from enginebench.report.formats import Output, Sheet
@@ -30,7 +31,7 @@ def query(
         unread = connection.execute("SELECT count(*) FROM unread").fetchone()
         print_sheet(_answer(connection, sql), output)
     if unread and unread[0]:
-        say(f"{unread[0]} folders hold no run that can be read: see the view `unread`")
+        say(f"{counted(unread[0], 'folder')} without a run that can be read: see the view `unread`")
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> Sheet:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from enginebench_protocol.host import default_device, default_threads
 
+from enginebench.counted import counted
 from enginebench.errors import UsageError, unknown
 from enginebench.judge.plain_case import is_spoiled
 from enginebench.judge.rows import rows_of
@@ -199,9 +200,9 @@ def go_on(name: str, results: Path, output: Output, timing: bool, debug: bool) -
     with find_begun(name, results, debug) as begun:
         done = len(begun.content.launches)
         if begun.finished:
-            say(f"{begun.run_id} has ended, with {done} launches: enginebench show {begun.run_id}")
+            say(f"{begun.run_id} has ended, with {counted(done, 'launch')}: enginebench show {begun.run_id}")
             return
-        say(f"{begun.run_id}: {done} launches are in its journal")
+        say(f"{begun.run_id}: {counted(done, 'launch')} in its journal")
         for damage in begun.content.damaged:
             say(f"journal {damage}; left out")
         measure(begun.request, output, timing, begun)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from enginebench.counted import counted
 from enginebench.store.record import Launch, Request
 
 FASTER = 0.9
@@ -56,11 +57,12 @@ def token_counts(launches: Sequence[Launch]) -> Audit:
     """
     requests = [(launch, request) for launch in launches for request in launch.requests]
     wrong = [text for launch, request in requests if (text := _miscount(launch, request))]
-    counted = sum(bool(request.reported) for _, request in requests)
+    told = sum(bool(request.reported) for _, request in requests)
     if wrong:
-        return Audit(name=COUNTS, passed=False, refuses=True, detail=f"{wrong[0]}, in {len(wrong)} requests")
-    own = f", {counted} of them counted by the engine's server too" if counted else ""
-    return Audit(name=COUNTS, passed=True, detail=f"ids received are those asked for in {len(requests)} requests{own}")
+        return Audit(name=COUNTS, passed=False, refuses=True, detail=f"{wrong[0]}, in {counted(len(wrong), 'request')}")
+    own = f", {told} of them counted by the engine's server too" if told else ""
+    detail = f"ids received are those asked for in {counted(len(requests), 'request')}{own}"
+    return Audit(name=COUNTS, passed=True, detail=detail)
 
 
 def _miscount(launch: Launch, request: Request) -> str | None:

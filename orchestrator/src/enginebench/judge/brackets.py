@@ -13,6 +13,8 @@ from typing import Any
 
 from enginebench_models.config import read_elements
 
+from enginebench.counted import counted
+
 from .plain_case import model_of
 
 RAN = ("ok", "invalid")
@@ -53,7 +55,7 @@ def _peers(other: Case, case: Case) -> bool:
 def _against_plan(case: Case, plan: Mapping[str, Any]) -> Iterator[str]:
     loaded, threads = case["loaded"], case.get("threads") or plan["threads"]
     if loaded["threads"] != threads:
-        yield f"{loaded['threads']} threads, {threads} were asked for"
+        yield f"{counted(loaded['threads'], 'thread')}, {threads} were asked for"
     if plan["device"] == "cpu" and not _is_cpu(loaded["device"]):
         yield f"device {loaded['device']}, cpu was asked for"
     if plan["device"] != "cpu" and _is_cpu(loaded["device"]):

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from enginebench.counted import counted
+
 from .distribution import t_quantile, t_two_sided
 from .interval import FEWEST_LAUNCHES, NO_SPREAD, Floats
 
@@ -228,8 +230,8 @@ def _lack(comparison: Comparison) -> str | None:
     if comparison.ratio is None:
         return "no block has both" if comparison.paired else "no launch has a value"
     if comparison.n < FEWEST_FOR_VERDICT:
-        what = "blocks" if comparison.paired else "launches"
-        return f"{comparison.n} {what}: a verdict needs {FEWEST_FOR_VERDICT} at least"
+        units = counted(comparison.n, "block" if comparison.paired else "launch")
+        return f"{units}: a verdict needs {FEWEST_FOR_VERDICT} at least"
     return None
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from enginebench.counted import counted
 from enginebench.store.record import Launch, Request
 
 from .interval import Floats
@@ -63,7 +64,8 @@ def case_warmup(launches: Sequence[Launch]) -> WarmUp | None:
         return None
     fewest = min(len(launch.of_workload) for launch in series)
     if fewest < FEWEST_POINTS:
-        return _unjudged(series, f"{fewest} requests a launch: a steady state is told from {FEWEST_POINTS} on")
+        requests = counted(fewest, "request")
+        return _unjudged(series, f"{requests} a launch: a steady state is told from {FEWEST_POINTS} on")
     found = [steadiness(durations(launch)) for launch in series]
     steady = [(launch, s.start) for launch, s in zip(series, found, strict=True) if s.start is not None]
     counts = Counter(s.kind for s in found)

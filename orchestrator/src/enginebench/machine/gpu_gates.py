@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enginebench.counted import counted
 from enginebench.store.surroundings import GpuState
 
 from .view import Gate, Sight, View, unreadable
@@ -34,7 +35,7 @@ def displays(view: View) -> Sight:
     if gpu is None or gpu.graphics_processes is None:
         return unreadable(NO_GPU)
     count = gpu.graphics_processes
-    return Sight(count > 0, f"{count} processes drew with the GPU", count)
+    return Sight(count > 0, f"{counted(count, 'process')} drew with the GPU", count)
 
 
 def busy(view: View) -> Sight:

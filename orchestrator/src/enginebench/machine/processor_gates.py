@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
+from enginebench.counted import counted
 from enginebench.store.surroundings import NoiseSnapshot
 
 from .facts import Environment
@@ -123,7 +124,7 @@ def thermal_throttle(view: View) -> Sight:
     count = _grown(view, "thermal_throttles")
     if count is None:
         return unreadable("no throttle counters")
-    return Sight(count > 0, f"the processors throttled for heat {count} times", count)
+    return Sight(count > 0, f"the processors throttled for heat {counted(count, 'time')}", count)
 
 
 def clock_speed(view: View) -> Sight:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from enginebench.counted import counted
 from enginebench.errors import UsageError
 from enginebench.store.record import Case
 
@@ -27,5 +28,5 @@ def check_devices(shards: int, device: str, found: int | None) -> None:
         return
     if device == "cpu":
         raise UsageError(f"--shard {shards}: a rank needs a processor of its own, and this machine has {found}")
-    gpus = "1 GPU" if found == 1 else f"{found} GPUs"
+    gpus = counted(found, "GPU")
     raise UsageError(f"--shard {shards}: this machine has {gpus}; ask for no more, or for --device cpu")

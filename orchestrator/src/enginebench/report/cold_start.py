@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from enginebench.counted import counted
 from enginebench.judge.plain_case import label
 
 from .formats import NONE, markdown_escaped, markdown_row, rounded
@@ -89,7 +90,7 @@ def _break_even(result: dict[str, Any], first: dict[str, Any], state: str) -> li
 
 def sentence(crossing: dict[str, Any]) -> str:
     """ "X overtakes Y after 340 tokens (95 %: 300 to 390)" """
-    text = f"{crossing['ahead']} overtakes {crossing['behind']} after {crossing['tokens'] - 1} tokens"
+    text = f"{crossing['ahead']} overtakes {crossing['behind']} after {counted(crossing['tokens'] - 1, 'token')}"
     if crossing["interval"] is None or crossing["agreement"] is None:
         return f"{text} (too few launches to say how certain that is)"
     low, high = (bound - 1 for bound in crossing["interval"])

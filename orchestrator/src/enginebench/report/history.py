@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from enginebench.counted import counted
 from enginebench.judge.history import MOST_POINTS, History, Point
 from enginebench.plain_text import printable
 
@@ -39,7 +40,7 @@ def above(found: History) -> list[str]:
     if len(versions) == 1:
         said["versions"] = versions.pop()
     return [
-        f"{found.case_id}: {found.metric} in {unit}, {len(values)} runs",
+        f"{found.case_id}: {found.metric} in {unit}, {counted(len(values), 'run')}",
         "; ".join(f"{name} {printable(str(value))}" for name, value in said.items() if value is not None),
         f"{sparkline(values)}  {rounded(min(values))} to {rounded(max(values))} {unit}",
     ]
@@ -60,7 +61,8 @@ def below(found: History, last: int) -> list[str]:
     if len(found.points) > last:
         lines.append(f"the newest {last} of {len(found.points)} runs; --last shows more, -o csv all")
     if found.left_out:
-        lines.append(f"{found.left_out} runs of another machine, device, weights, dtype or thread count are left out")
+        runs = counted(found.left_out, "run")
+        lines.append(f"left out: {runs} of another machine, device, weights, dtype or thread count")
     return [printable(line) for line in lines]
 
 

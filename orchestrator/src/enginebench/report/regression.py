@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from enginebench.counted import counted
 from enginebench.judge.regression import Regression, Row
 from enginebench.plain_text import harmless_json, printable
 
@@ -135,7 +136,7 @@ def _notes(row: Row) -> Iterator[str]:
     yield from row.notes
     further = row.comparison.further_launches if row.comparison else None
     if further:
-        yield f"about {further} more launches of each would decide"
+        yield f"about {counted(further, 'more launch')} of each would decide"
 
 
 def raw_sheet(found: Regression) -> Sheet:

@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from enginebench.counted import counted
 from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING
 from enginebench.judge.plain_case import label
 from enginebench.judge.rows import rows
@@ -238,7 +239,7 @@ def _above(
     if plan["left_out"]:
         lines.append(f"left out: {'; '.join(plan['left_out'])}")
     if resumed := plan.get("resumed"):
-        lines.append(f"interrupted and resumed {_counted(len(resumed), 'time')}, last on {resumed[-1]['resumed_at']}")
+        lines.append(f"interrupted and resumed {counted(len(resumed), 'time')}, last on {resumed[-1]['resumed_at']}")
     return [printable(line) for line in lines]
 
 
@@ -249,16 +250,12 @@ def _work_done(workload: dict[str, Any]) -> str:
 
 
 def _repetition(plan: dict[str, Any]) -> str:
-    launches, requests = _counted(plan["launches"], "launch", "es"), _counted(plan["iterations"], "request")
+    launches, requests = counted(plan["launches"], "launch"), counted(plan["iterations"], "request")
     return f"preset {plan['preset']}: {launches} x {requests} (after {plan['warmup']} warm-up)"
 
 
-def _counted(count: int, noun: str, plural: str = "s") -> str:
-    return f"{count} {noun}{'' if count == 1 else plural}"
-
-
 def _device(plan: dict[str, Any], environment: dict[str, Any]) -> str:
-    threads = _counted(plan["threads"], "thread")
+    threads = counted(plan["threads"], "thread")
     gpus = environment["gpus"] or []
     if plan["device"] == "cuda" and gpus:
         return f"{gpus[0]['name']} (driver {gpus[0]['driver']}), {threads} on the host"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from enginebench_protocol.timing import RequestTiming
 
+from enginebench.counted import counted
+
 NO_BENCHMARK = "one request, no benchmark"
 NO_TEMPLATE = "the model has no chat template: the prompt is the plain text of what was said"
 LISTED_TOKENS = 40
@@ -85,7 +87,7 @@ def decoded(timing: RequestTiming) -> str:
         return "one token: nothing was decoded after it"
     spread = f"least {duration(min(gaps))}, median {duration(statistics.median(gaps))}"
     rate = f"{timing.decode_tps:.2f} tok/s"
-    return f"{len(gaps)} tokens after the first: {rate}; {spread}, most {duration(max(gaps))} per token"
+    return f"{counted(len(gaps), 'token')} after the first: {rate}; {spread}, most {duration(max(gaps))} per token"
 
 
 def token_list(timing: RequestTiming, pieces: Sequence[str]) -> Iterator[str]:

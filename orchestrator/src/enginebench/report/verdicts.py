@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from enginebench.counted import counted
 from enginebench.judge.plain_case import case_id, class_of
 
 TITLES = {"tpot_ns": "decode", "ttft_ns": "prefill", "load_ns": "load", "e2e_ns": "whole request"}
@@ -70,7 +71,7 @@ def stopping_line(plan: Row) -> str | None:
     last = looks[-1]
     needed = f", {last['needed']} launches would" if last["needed"] and last["needed"] > last["launches"] else ""
     widths = f"±{last['half_width']:.1%}, wanted ±{plan['stopping']['half_width']:.1%}"
-    ended = f"ended after {last['launches']} launches: {last['why'] or 'interrupted'}"
+    ended = f"ended after {counted(last['launches'], 'launch')}: {last['why'] or 'interrupted'}"
     return f"{ended} (widest ratio of times per token {widths}{needed})"
 
 
@@ -112,7 +113,7 @@ def _inverse(bounds: Sequence[float] | None) -> list[float] | None:
 
 def _word(comparison: Row) -> str:
     further = comparison["further_launches"]
-    more = f" (about {further} more launches would decide)" if further is not None else ""
+    more = f" (about {counted(further, 'more launch')} would decide)" if further is not None else ""
     return f" {comparison['verdict']}{more}"
 
 
@@ -150,8 +151,9 @@ def _heading(pairs: Sequence[Row], within: str) -> str:
     least = "/".join(f"{delta:.1%}" for delta in sorted(deltas))
     words = Counter(pair["verdict"] for pair in pairs if pair["metric"] == RANKED)
     told = words["FASTER"] + words["SLOWER"]
+    asked = counted(words.total(), "pair")
     return (
-        f"verdicts{within}: of {words.total()} pairs {told} were told apart in decoding, {words['SAME']} are the same, "
+        f"verdicts{within}: of {asked} {told} were told apart in decoding, {words['SAME']} are the same, "
         f"{words['INCONCLUSIVE']} inconclusive (Holm over all pairs; least difference {least}: {floor})"
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from enginebench.counted import counted
+
 from .sparkline import sparkline
 
 UNSTEADY = ("slow-down", "no steady state")
@@ -21,10 +23,8 @@ def warmup_remark(case: Mapping[str, Any]) -> str | None:
     classes = ", ".join(f"{n} {kind}" for kind, n in counts.items())
     parts = [f"launches by warm-up: {classes}"]
     if found["requests_to_steady"]:
-        parts.append(
-            f"steady after {found['requests_to_steady']:g} requests, {found['tokens_to_steady']:g} tokens, "
-            f"{found['seconds_to_steady']:.2g} s"
-        )
+        requests, tokens = (counted(found[f"{noun}s_to_steady"], noun) for noun in ("request", "token"))
+        parts.append(f"steady after {requests}, {tokens}, {found['seconds_to_steady']:.2g} s")
     if any(kind in counts for kind in UNSTEADY):
         parts.append("a mean says little where there is no steady state")
     return f"{'; '.join(parts)}; request times {sparkline(found['curve'])} (from {_range(found['curve'])} of steady)"
