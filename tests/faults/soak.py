@@ -35,8 +35,8 @@ sys.path.insert(0, str(ROOT))
 from models.tests import mutations, test_malformed_gguf  # noqa: E402
 
 RUN_SECONDS = 120.0
-ENOUGH_READINGS = 300
-"""For a slope of memory."""
+ENOUGH_READINGS = 1000
+"""For a slope of memory: before, modules are imported at their first use."""
 INTERRUPT_SECONDS = 20.0
 """After a Ctrl-C: the engine has its grace, what was measured is written."""
 FINE = {"ok", "invalid"}
@@ -198,7 +198,7 @@ def tally(state: Soak, seconds: float, seed: int) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None, help="where the tally goes, beside stdout")
     options = parser.parse_args(arguments)
