@@ -67,6 +67,12 @@ def test_a_daemon_that_hides_on_purpose_outlives_a_killed_orchestrator(tmp_path:
     assert [thing.split(maxsplit=2)[2] for thing in tally["left"][0]["left"]] == ["/bin/sleep 1000"]
 
 
+def test_a_short_soak_finds_nothing_wrong(tmp_path: Path) -> None:
+    code, tally, log = tallied("soak.py", "--minutes", "0.15", "--seed", "3", folder=tmp_path)
+    assert (code, tally["wrong"]) == (0, []), log
+    assert tally["total"] == sum(tally["events"].values()) > 0
+
+
 def test_launches_leave_nothing_and_hold_nothing() -> None:
     course = launches.measure(24, warm_up=12)
     assert course.misjudged == []
