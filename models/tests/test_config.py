@@ -28,6 +28,12 @@ def test_catalogue_shapes_give_the_published_sizes(
     assert config.kv_bytes_per_token(2) == kv_kibibytes * 1024
 
 
+def test_all_that_does_not_divide_is_named() -> None:
+    config = entry("tiny").config
+    assert config.undivided(2) == []
+    assert config.undivided(5) == ["n_heads 4", "n_kv_heads 2", "hidden_dim 768"]
+
+
 def test_sources_are_pinned_to_commits_and_name_plain_files() -> None:
     for model in entries().values():
         assert model.revision is None or re.fullmatch("[0-9a-f]{40}", model.revision)

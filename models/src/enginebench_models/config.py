@@ -97,6 +97,11 @@ class LlamaConfig:
         """Bytes that one position adds to the key/value cache."""
         return 2 * self.n_layers * self.kv_dim() * element_bytes
 
+    def undivided(self, shards: int) -> list[str]:
+        """In words, what cannot be cut into equal parts: each of several devices owns whole heads and columns."""
+        sizes = {"n_heads": self.n_heads, "n_kv_heads": self.n_kv_heads, "hidden_dim": self.hidden_dim}
+        return [f"{name} {size}" for name, size in sizes.items() if size % shards]
+
 
 def read_elements(
     dim: int, n_layers: int, n_heads: int, n_kv_heads: int, head_dim: int, hidden_dim: int, vocab_size: int

@@ -12,7 +12,7 @@ import pytest
 import torch
 from engine_torch import ranks
 from engine_torch.engine import TorchEngine
-from engine_torch.shard import Shard, undivided
+from engine_torch.shard import Shard
 from engine_torch.weights import load_model
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
@@ -190,12 +190,6 @@ def test_ranks_that_cannot_be_are_refused_before_any_is_started(
     with pytest.raises(EngineFailure, match=message) as failure:
         load(tiny, tmp_path, **changes)
     assert failure.value.code == "unsupported"
-
-
-def test_all_that_does_not_divide_is_named() -> None:
-    config = entry("tiny").config
-    assert undivided(config, 2) == []
-    assert undivided(config, 5) == ["n_heads 4", "n_kv_heads 2", "hidden_dim 768"]
 
 
 def test_drawn_ids_are_told_too(pair: Any) -> None:

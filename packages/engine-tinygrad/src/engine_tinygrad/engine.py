@@ -43,7 +43,7 @@ from engine_tinygrad.backend import (
     compiler_version,
     prepare,
 )
-from engine_tinygrad.shard import TooFewDevices, check_devices, undivided
+from engine_tinygrad.shard import TooFewDevices, check_devices
 
 if TYPE_CHECKING:
     from enginebench_models.config import LlamaConfig
@@ -191,7 +191,7 @@ def check_shards(request: Load, backend: Backend, config: LlamaConfig) -> None:
     check_devices(backend, request.shards, request.threads)
     if kind := SETTINGS[request.configuration].quantisation:
         raise EngineFailure("unsupported", f"{kind} weights are not divided among devices", "nearest: default")
-    if rest := undivided(config, request.shards):
+    if rest := config.undivided(request.shards):
         complaint = f"{request.shards} shards do not divide {' and '.join(rest)} of this model"
         raise EngineFailure("unsupported", complaint, "every device gets as many heads and columns")
 

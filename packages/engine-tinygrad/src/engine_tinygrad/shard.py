@@ -1,4 +1,4 @@
-"""One model over several devices of one process: their names, what is cut how, and what cannot be.
+"""One model over several devices of one process: their names, how many there are, what is cut how.
 
 Megatron-LM's cut (arXiv 1909.08053, section 3): Q, K, V, gate and up by output, so that a device owns whole heads; o
 and down by input, so that two sums over the devices are all that a block needs. Imports no tinygrad, as `backend.py`.
@@ -7,8 +7,6 @@ and down by input, so that two sums over the devices are all that a block needs.
 from __future__ import annotations
 
 import os
-
-from enginebench_models.config import LlamaConfig
 
 from engine_tinygrad.backend import Backend, count_gpus
 
@@ -33,12 +31,6 @@ def check_devices(backend: Backend, shards: int, threads: int) -> None:
         found, what = count_gpus(), "GPU"
     if shards > found:
         raise TooFewDevices(f"{shards} shards, but {found} {what}{'' if found == 1 else 's'}")
-
-
-def undivided(config: LlamaConfig, shards: int) -> list[str]:
-    """What cannot be cut into equal parts, in words."""
-    sizes = {"n_heads": config.n_heads, "n_kv_heads": config.n_kv_heads, "hidden_dim": config.hidden_dim}
-    return [f"{name} {size}" for name, size in sizes.items() if size % shards]
 
 
 def cut_axis(name: str, shape: tuple[int, ...], shards: int) -> int | None:

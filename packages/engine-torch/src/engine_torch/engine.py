@@ -38,7 +38,7 @@ from engine_torch.decoding import Decoder
 from engine_torch.model import Llama, weight
 from engine_torch.quantize import MATRICES, prepare, quantise
 from engine_torch.ranks import Ranks, check_ranks
-from engine_torch.shard import ONE, Shard, undivided
+from engine_torch.shard import ONE, Shard
 from engine_torch.weights import load_model
 
 
@@ -96,7 +96,7 @@ class TorchEngine(Engine):
         check_ranks(request.shards, request.device, request.threads)
         if kind := SETTINGS[request.configuration].quantisation:
             raise EngineFailure("unsupported", f"{kind} weights are not shared among ranks", "nearest: optimized")
-        if rest := undivided(checkpoint.config, request.shards):
+        if rest := checkpoint.config.undivided(request.shards):
             complaint = f"{request.shards} shards do not divide {' and '.join(rest)} of this model"
             raise EngineFailure("unsupported", complaint, "every rank gets as many heads and columns")
         self._ranks = Ranks(request)

@@ -44,7 +44,7 @@ class Shard:
         return self.own(shape[0]), WHOLE
 
     def block(self, config: LlamaConfig) -> LlamaConfig:
-        """The shape of this rank's part of each block. Call `undivided` first."""
+        """The shape of this rank's part of each block. Ask `config.undivided` first."""
         heads, kv_heads = config.n_heads // self.n, config.n_kv_heads // self.n
         return replace(config, n_heads=heads, n_kv_heads=kv_heads, hidden_dim=config.hidden_dim // self.n)
 
@@ -81,9 +81,3 @@ class Shard:
 
 
 ONE = Shard()
-
-
-def undivided(config: LlamaConfig, n: int) -> list[str]:
-    """What cannot be cut into n equal parts, in words."""
-    sizes = {"n_heads": config.n_heads, "n_kv_heads": config.n_kv_heads, "hidden_dim": config.hidden_dim}
-    return [f"{name} {size}" for name, size in sizes.items() if size % n]
