@@ -71,7 +71,7 @@ def wanted(entry: Entry, source: Listing) -> tuple[RemoteFile, ...]:
     """The catalogue's files, and of safetensors models all shards."""
     names = [file.name for file in entry.files]
     if entry.format == "safetensors":
-        names += [name for name in source.files if fnmatch(name.rpartition("/")[2], SHARDS) and "/" not in name]
+        names += [name for name in source.files if fnmatch(name, SHARDS) and "/" not in name]
     checked = [plain_name(name, source.repository) for name in dict.fromkeys(names)]
     return tuple(agreed(entry, source, name) for name in checked)
 
