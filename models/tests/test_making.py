@@ -1,5 +1,6 @@
 """What is made beside its target, and what a maker that was killed leaves there."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from enginebench_models.making import PREFIX, YOUNG_SECONDS, making
+from enginebench_models.checkpoint import Checkpoint
+from enginebench_models.making import PREFIX, YOUNG_SECONDS, making, whole
+from enginebench_models.reference_cache import reference_logits
 
 MAKER = """
 import sys, time
@@ -89,3 +92,33 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with making(tmp_path / "model"):
         pass
     assert (elsewhere / "mine").exists()
+
+
+def test_a_file_has_its_name_when_all_of_it_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "answer.json"
+    with whole(path) as file:
+        file.write(b"{")
+        assert not path.exists()
+        file.write(b"}")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("answer.json", b"{}")]
+
+
+def test_a_file_that_could_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "answer.json"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), whole(path) as file:
+        file.write(b"new")
+        raise KeyError
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("answer.json", b"old")]
+
+
+def test_reference_logits_that_the_disk_cannot_hold_leave_nothing_there(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: object, values: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("enginebench_models.reference_cache.np.save", full)
+    with pytest.raises(OSError, match="No space left"):
+        reference_logits(tiny, [1, 2], 1, tmp_path / "reference")
+    assert list((tmp_path / "reference").iterdir()) == []

@@ -1,13 +1,10 @@
-"""Writing what is large or shared: is there room, does nobody else write it, and is it never half there."""
+"""Before a model is written: is there room, and does nobody else write it?"""
 
 import fcntl
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from enginebench_models.errors import NoRoom
 
@@ -29,19 +26,3 @@ def exclusive(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name, which takes `path` when all is written and is removed when that fails.
-
-    Its folder must exist.
-    """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
 from enginebench_models.config import LlamaConfig
-from enginebench_models.disk import whole
 from enginebench_models.errors import InvalidModel
+from enginebench_models.making import whole
 from enginebench_models.pages import give_back
 from enginebench_models.storage import GGML, Floats
 from enginebench_models.tensor import Tensor
@@ -97,7 +97,6 @@ def made_weights(path: Path, original: Checkpoint, remembered: Path) -> MadeWeig
         found = next(faults(made, original), None)
         made.give_back()
         original.give_back()
-        remembered.mkdir(parents=True, exist_ok=True)
         with whole(answer) as kept:
             kept.write(json.dumps({"file": sha256, "model": original.fingerprint, "fault": found}).encode())
     fault = json.loads(answer.read_text())["fault"]

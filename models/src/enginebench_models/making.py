@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 PREFIX = ".making-"
 YOUNG_SECONDS = 60.0
@@ -34,6 +35,16 @@ def making(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """One file that becomes `path` when all of it is written. Raises OSError."""
+    with making(path) as folder:
+        part = folder / path.name
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
 
 
 def _remove_abandoned(folder: Path) -> None:

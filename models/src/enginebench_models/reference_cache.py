@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from enginebench_models.disk import whole
 from enginebench_models.greedy import Choices, choices
+from enginebench_models.making import whole
 from enginebench_models.quantisation import KINDS, QuantisedWeights
 from enginebench_models.reference import Reference, Weights
 from enginebench_models.storage import Floats
@@ -67,7 +67,6 @@ def reference_choices(
     course = [*prompt, *ids[:-1]]
     weights = QuantisedWeights(checkpoint, kind) if kind else checkpoint
     found = choices(Reference(weights).logits(course, range(len(prompt) - 1, len(course))), ids)
-    folder.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         file.write(json.dumps(asdict(found)).encode())
     return found

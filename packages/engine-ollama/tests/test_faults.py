@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from engine_ollama import gguf_copy, server
 from engine_ollama.engine import OllamaEngine
+from enginebench_models.making import PREFIX
 from enginebench_protocol.errors import EngineFailure
 
 PROMPT = array("i", [5, 900, 3, 77, 1])
@@ -136,6 +137,15 @@ def test_a_disk_that_becomes_full_leaves_no_half_copy(
         broken("none")
     assert failure.value.hint == "make room on the disk"
     assert [path.name for path in (tmp_path / "cache" / "models").iterdir()] == ["import.lock"]
+
+
+def test_what_a_killed_import_left_goes_with_the_next(broken: Callable[[str], OllamaEngine], tmp_path: Path) -> None:
+    left = tmp_path / "cache" / "models" / f"{PREFIX}left"
+    left.mkdir(parents=True)
+    (left / "copy").write_bytes(b"GGUF")
+    os.utime(left, (0, 0))
+    broken("none")
+    assert not left.exists()
 
 
 def test_a_file_that_is_no_model_never_reaches_the_server(

@@ -6,8 +6,6 @@ How the server takes the blob is its own affair (Server.take, SharedServer.take)
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Protocol
 import ollama
 from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.disk import check_room, exclusive
+from enginebench_models.making import making
 from enginebench_models.plain_name import digest_name
 
 from .gguf_copy import write_copy
@@ -99,11 +98,8 @@ def deliver(
     client: ollama.Client, server: Target, checkpoint: Checkpoint, words: Words, progress: Callable[[float], None]
 ) -> str:
     """The digest of the blob, which the server has afterwards."""
-    check_room("The import", checkpoint.file_bytes + HEADER_BYTES, server.folder)
-    folder = Path(tempfile.mkdtemp(prefix="import-", dir=server.folder))
-    try:
+    with making(server.folder / "copy") as folder:
+        check_room("The import", checkpoint.file_bytes + HEADER_BYTES, server.folder)
         sha256 = write_copy(checkpoint.files[0], folder / "copy", words, progress)
         server.take(client, folder / "copy", sha256)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return f"sha256:{sha256}"

@@ -10,10 +10,10 @@ import ctypes
 import hashlib
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
+from enginebench_models.making import making
 from enginebench_protocol.errors import EngineFailure
 from torch import Tensor
 
@@ -39,9 +39,8 @@ def compiled(compiler: str, cache: Path) -> Path:
     path = cache / f"nf4-{hashlib.sha256(b'|'.join(facts)).hexdigest()[:16]}.so"
     if path.exists():
         return path
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:  # under its name there is never half a library
-        fresh = Path(folder) / path.name
+    with making(path) as folder:
+        fresh = folder / path.name
         command = [compiler, *FLAGS, str(SOURCE), "-o", str(fresh)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
