@@ -143,11 +143,14 @@ def test_a_plan_is_replaced_whole(kept: Path) -> None:
     assert len(list(kept.iterdir())) == 2
 
 
-def test_the_digest_of_a_network_changes_with_style_and_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["model", "weights", "eight_bit", "quantisation", "sixteen_bits"])
+def test_the_digest_of_a_network_changes_with_style_and_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     digest = network_digest(STYLE)
     assert network_digest(STYLE) == digest
     assert network_digest(replace(STYLE, n_ctx=33)) != digest
-    changed = tmp_path / "model.py"
-    changed.write_text(Path(plans.model.__file__ or "").read_text() + "# changed\n")
-    monkeypatch.setattr(plans.model, "__file__", str(changed))
+    module, changed = getattr(plans, name), tmp_path / "changed.py"
+    changed.write_text(Path(module.__file__).read_text() + "# changed\n")
+    monkeypatch.setattr(module, "__file__", str(changed))
     assert network_digest(STYLE) != digest

@@ -10,21 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from enginebench_models import eight_bit
+from enginebench_models import eight_bit, quantisation, sixteen_bits
+from enginebench_models.making import making
 
 from engine_tensorrt import account, build, model, number_types, weights
 from engine_tensorrt.build import Sink
 
-SOURCES = (account, build, eight_bit, model, number_types, weights)
+SOURCES = (account, build, eight_bit, model, number_types, quantisation, sixteen_bits, weights)
 """What decides about a plan besides its key's other fields."""
 
 
@@ -88,23 +86,16 @@ def read_plan(folder: Path, key: Key) -> Plan | None:
 
 def write_plan(folder: Path, key: Key, serialize: Callable[[Sink], None], facts: Mapping[str, Any]) -> Plan:
     """`serialize` writes the engine to what it is given; if it raises, nothing is left behind."""
-    folder.mkdir(parents=True, exist_ok=True)
     plan, sidecar = paths(folder, key)
-    handle, scratch = tempfile.mkstemp(dir=folder, prefix=".plan-")
-    try:
-        with os.fdopen(handle, "wb") as out:
+    with making(plan) as scratch:
+        with (scratch / plan.name).open("wb") as out:
             checked = CheckedWriter(out)
             serialize(checked)
-        described = scratch + ".json"
         stored = {"key": asdict(key), "crc32": checked.crc32, "facts": dict(facts)}
-        Path(described).write_text(json.dumps(stored, indent=2))
+        (scratch / sidecar.name).write_text(json.dumps(stored, indent=2))
         remove_plan(folder, key)  # no reader takes a new plan for the old one, or its kernels
-        Path(scratch).replace(plan)
-        Path(described).replace(sidecar)
-    finally:
-        for left in (scratch, scratch + ".json"):
-            with suppress(FileNotFoundError):
-                Path(left).unlink()
+        (scratch / plan.name).replace(plan)
+        (scratch / sidecar.name).replace(sidecar)
     return Plan(mapped(plan), dict(facts), kernels_path(folder, key))
 
 
