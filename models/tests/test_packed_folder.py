@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from enginebench_models import packed_folder as writing
 from enginebench_models.checkpoint import Checkpoint
-from enginebench_models.errors import UnsupportedModel
+from enginebench_models.errors import NoRoom, UnsupportedModel
+from enginebench_models.hugging_face import HEADER_BYTES
 from enginebench_models.packed_folder import FORMS, packed, packed_folder, parts
 from enginebench_models.quantisation import QuantisedWeights, is_quantised
 
@@ -93,6 +95,20 @@ def test_each_kind_is_written_once(tiny: Checkpoint, tmp_path: Path, monkeypatch
     assert packed_folder(tiny, "int8", tmp_path, 2, silent) != first
     monkeypatch.setattr(writing, "write", lambda *_: pytest.fail("written again"))
     assert packed_folder(tiny, "int4", tmp_path, 2, silent) == first
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_room_is_asked_for_what_is_written_and_not_for_sixteen_bits(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    needed = (packed_folder(tiny, kind, tmp_path / "first", 2, silent) / "model.safetensors").stat().st_size
+    assert needed + HEADER_BYTES < 2 * tiny.config.weight_elements()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed + HEADER_BYTES))
+    packed_folder(tiny, kind, tmp_path / "second", 2, silent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    with pytest.raises(NoRoom, match="A Hugging Face copy"):
+        packed_folder(tiny, kind, tmp_path / "third", 2, silent)
 
 
 def test_rows_that_do_not_pack_are_refused() -> None:

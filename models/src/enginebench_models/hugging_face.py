@@ -31,6 +31,8 @@ ALIGNMENT = 32
 HEADER_BYTES = 1 << 20
 SAFETENSORS_NAMES = {"float16": "F16", "bfloat16": "BF16"}
 ITEM_BYTES = {"F16": 2, "BF16": 2, "I32": 4, "I64": 8}
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name → type and shape, in the order of the file."""
 
 
 def folder_of(checkpoint: Checkpoint, cache: Path, progress: Callable[[float], None]) -> Path:
@@ -65,16 +67,19 @@ def written_folder(checkpoint: Checkpoint, cache: Path, progress: Callable[[floa
     check_frequencies(checkpoint)
     dtype = sixteen_bit_type(checkpoint)
     folder = cache / f"{checkpoint.fingerprint}-{dtype}-{FORM}"
-    return kept(folder, checkpoint, lambda scratch: write(checkpoint, dtype, scratch, progress))
+    n_bytes = 2 * checkpoint.config.weight_elements()
+    return kept(folder, n_bytes, lambda scratch: write(checkpoint, dtype, scratch, progress))
 
 
-def kept(folder: Path, checkpoint: Checkpoint, fill: Callable[[Path], None]) -> Path:
-    """`folder`; if it is not there, filled under a temporary name and renamed. Raises NoRoom, OSError."""
+def kept(folder: Path, n_bytes: int, fill: Callable[[Path], None]) -> Path:
+    """`folder`; if it is not there, filled under a temporary name and renamed. Raises NoRoom, OSError.
+
+    `n_bytes`: of all tensors.
+    """
     if folder.is_dir():
         return folder
     with making(folder) as scratch:
-        needed = 2 * checkpoint.config.weight_elements() + HEADER_BYTES
-        check_room("A Hugging Face copy of the weights", needed, folder.parent)
+        check_room("A Hugging Face copy of the weights", n_bytes + HEADER_BYTES, folder.parent)
         fill(scratch)
         try:
             scratch.rename(folder)
@@ -146,8 +151,8 @@ def safetensors_header(
     return header({hugging_face_name(name): (kind, shape) for name, shape in shapes.items()}, metadata)
 
 
-def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Of tensors that follow in this order: name → type and shape (safetensors README, "Format")."""
+def header(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Of a safetensors file (its README, "Format")."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (kind, shape) in tensors.items():
@@ -157,6 +162,10 @@ def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text
+
+
+def data_bytes(tensors: Tensors) -> int:
+    return sum(ITEM_BYTES[kind] * prod(shape) for kind, shape in tensors.values())
 
 
 def hugging_face_name(name: str) -> str:

@@ -20,7 +20,9 @@ from enginebench_models.checkpoint import Checkpoint
 from enginebench_models.errors import UnsupportedModel
 from enginebench_models.hugging_face import (
     SAFETENSORS_NAMES,
+    Tensors,
     check_frequencies,
+    data_bytes,
     header,
     hugging_face_config,
     hugging_face_name,
@@ -60,21 +62,19 @@ def packed_folder(
     check_frequencies(checkpoint)
     dtype = sixteen_bit_type(checkpoint)
     folder = cache / f"{checkpoint.fingerprint}-{kind}-{dtype}-{FORM}"
-    return kept(folder, checkpoint, lambda scratch: write(checkpoint, kind, dtype, scratch, n_threads, progress))
+    n_bytes = data_bytes(tensors_of(checkpoint, kind, dtype))
+    return kept(folder, n_bytes, lambda scratch: write(checkpoint, kind, dtype, scratch, n_threads, progress))
 
 
 def write(
     checkpoint: Checkpoint, kind: str, dtype: str, folder: Path, n_threads: int, progress: Callable[[float], None]
 ) -> None:
-    form = FORMS[kind]
-    settings = {**hugging_face_config(checkpoint.config), "dtype": dtype, "quantization_config": told(form)}
+    settings = {**hugging_face_config(checkpoint.config), "dtype": dtype, "quantization_config": told(FORMS[kind])}
     (folder / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    shapes = checkpoint.shapes()
-    tensors = [part for name, shape in shapes.items() for part in parts(name, shape, form, dtype)]
     done = 0
     with (folder / "model.safetensors").open("wb") as out:
-        out.write(header(dict(tensors)))
-        for name, shape in shapes.items():
+        out.write(header(tensors_of(checkpoint, kind, dtype)))
+        for name, shape in checkpoint.shapes().items():
             if is_quantised(name, shape):
                 write_packed(out, checkpoint.tensor(name), kind, dtype, n_threads)
             else:
@@ -100,6 +100,12 @@ def told(form: Form) -> dict[str, Any]:
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
         "ignore": ["lm_head"],
     }
+
+
+def tensors_of(checkpoint: Checkpoint, kind: str, dtype: str) -> Tensors:
+    """Of the file. Raises UnsupportedModel."""
+    shapes = checkpoint.shapes().items()
+    return dict(part for name, shape in shapes for part in parts(name, shape, FORMS[kind], dtype))
 
 
 def parts(name: str, shape: tuple[int, ...], form: Form, dtype: str) -> list[tuple[str, tuple[str, tuple[int, ...]]]]:
