@@ -73,6 +73,17 @@ def test_who_has_all_it_needs_can_read_nothing_either(tmp_path: Path) -> None:
     assert {"read", "list"} < tried("nothing", tmp_path)[1]
 
 
+@needs_landlock
+def test_nothing_stays_open() -> None:
+    program = (
+        "import os\nfrom enginebench_models.confinement import confine\n"
+        "def opened(): return sorted(os.listdir('/proc/self/fd'))\n"
+        "before = opened(); confine(); print(opened() == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
 def test_a_process_that_gives_nothing_up_can_do_it_all(tmp_path: Path) -> None:
     """Negative control."""
     assert tried("not", tmp_path) == ("", set(), "0")

@@ -6,6 +6,7 @@ it starts are confined: call it first.
 """
 
 import ctypes
+import os
 import resource
 import struct
 
@@ -44,7 +45,12 @@ def restrict(library: ctypes.CDLL, version: int, reads: bool) -> bool:
     fields = [files, *([TCP] if version >= 4 else []), *([SCOPES] if version >= 6 else [])]
     attributes = struct.pack(f"{len(fields)}Q", *fields)
     ruleset = library.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
-    return bool(ruleset >= 0 and library.syscall(RESTRICT_SELF, ruleset, 0) == 0)
+    if ruleset < 0:
+        return False
+    try:
+        return bool(library.syscall(RESTRICT_SELF, ruleset, 0) == 0)
+    finally:
+        os.close(ruleset)
 
 
 if __name__ == "__main__":  # what is in force on this machine, tried
