@@ -1,6 +1,7 @@
 """Downloads against a hub on this machine, with every fault that a download meets."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from enginebench_models.catalogue import Entry, SourceFile, entry
 from enginebench_models.checkpoint import open_checkpoint
 from enginebench_models.errors import DownloadFailed, ModelNotFound
-from enginebench_models.inventory import inventory
+from enginebench_models.inventory import inventory, size_of
 from enginebench_models.pull import RECORD, digest, downloaded, planned
 from enginebench_models.store import locate
 
@@ -87,6 +88,23 @@ def test_a_break_leaves_a_part_and_no_model_and_the_rest_alone_is_fetched(
     assert digest(path / MODEL) == described(MODEL, hub.files[MODEL])["lfs"]["sha256"]
     assert leftovers(tmp_path) == [f"tiny/{RECORD}", f"tiny/{MODEL}"]
     assert first.start == 0
+
+
+def test_a_download_that_goes_on_while_it_is_looked_at_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that is complete loses its suffix between one look and the next."""
+    (tmp_path / "model.gguf.part").write_bytes(b"GGUF")
+    looked = Path.stat
+
+    def then_renamed(path: Path, **how: bool) -> os.stat_result:
+        found = looked(path, **how)
+        if path.suffix == ".part":
+            path.rename(path.with_suffix(""))
+        return found
+
+    monkeypatch.setattr(Path, "stat", then_renamed)
+    assert size_of(tmp_path) == 4
 
 
 def test_a_short_break_is_gone_over_at_once(

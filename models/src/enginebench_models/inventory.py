@@ -1,5 +1,7 @@
 """What lies in the cache folder: real models, synthetic ones, and downloads that broke off."""
 
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,5 +48,14 @@ def _unfinished(cache: Path) -> Iterator[Held]:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return sum(map(_bytes_of, below if path.is_dir() else [path]))
+
+
+def _bytes_of(file: Path) -> int:
+    """0 for what is no file, or is gone: a download renames its parts."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
