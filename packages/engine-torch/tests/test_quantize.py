@@ -34,6 +34,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_processor_with_other_instructions_gets_a_library_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One capability in torch's words, AVX512, is that of several processors."""
+
+    def name_on(flags: str) -> str:
+        monkeypatch.setattr(processor_kernels, "CPUINFO", tmp_path / "cpuinfo")
+        processor_kernels.CPUINFO.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\n")
+        return processor_kernels.compiled(str(compiler), tmp_path / "kernels").name
+
+    compiler = tmp_path / "g++"
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\n[ "$last" = --version ] || : > "$last"\n')
+    compiler.chmod(0o755)
+    assert name_on("fpu avx512f") == name_on("fpu avx512f") != name_on("fpu avx512f avx512_bf16")
+
+
 def made(kind: str, values: np.ndarray) -> Any:
     """A filled matrix."""
     matrix = MATRICES[kind](*values.shape).to_empty(device="cpu")

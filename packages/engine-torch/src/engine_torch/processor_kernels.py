@@ -18,6 +18,7 @@ from enginebench_protocol.errors import EngineFailure
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("nf4.cpp")
+CPUINFO = Path("/proc/cpuinfo")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 OPERATORS = torch.library.Library("engine_torch", "DEF")
 OPERATORS.define("nf4_row(Tensor x, Tensor packed, Tensor peaks, Tensor levels) -> Tensor")
@@ -35,7 +36,7 @@ def build(cache: Path) -> None:
 def compiled(compiler: str, cache: Path) -> Path:
     """A library for this source, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    facts = [SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), torch.backends.cpu.get_cpu_capability().encode()]
+    facts = [SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), instructions()]
     path = cache / f"nf4-{hashlib.sha256(b'|'.join(facts)).hexdigest()[:16]}.so"
     if path.exists():
         return path
@@ -46,6 +47,12 @@ def compiled(compiler: str, cache: Path) -> Path:
         if done.returncode:
             raise EngineFailure("compile", f"{compiler} does not compile {SOURCE.name}", detail=done.stderr[-2000:])
         return fresh.replace(path)
+
+
+def instructions() -> bytes:
+    """What `-march=native` may use: a cache folder may be shared by processors of one family that differ in some."""
+    lines = CPUINFO.read_bytes().splitlines()
+    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
 
 
 def register(library: ctypes.CDLL) -> None:
