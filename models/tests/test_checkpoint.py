@@ -171,10 +171,10 @@ def test_a_head_of_gigabytes_is_refused_before_its_frequencies_are_computed(
         tensors["rope_freqs.weight"] = np.ones(16, np.float32)
 
     path = write_gguf(tmp_path / "m.gguf", odd_config, edit)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidModel, match="beyond any real model"):
         open_checkpoint(path)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_another_architecture_is_refused_by_name(odd_config: LlamaConfig, tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ GGUF_FILES, SAFE_FILES = small_files(), st.small_files()
 
 
 def outcome(raw: bytes, safetensors: bool = False) -> str:
-    """The rule that is broken; fails on another error, an unknown rule, or a second gone by."""
-    started = time.perf_counter()
+    """The rule that is broken; fails on another error, an unknown rule, or a second of work."""
+    started = time.process_time()
     rule = safe.broken_rule(raw) if safetensors else broken_rule(raw)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert rule in RULES or rule == ""
     return rule
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +55,15 @@ def test_the_folder_of_a_run_goes_with_it(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
+def until_it_has_read(guard: Watchdog) -> None:
+    """All that it was told: it may have been started only now."""
+    left, ends = array("i", [1]), time.monotonic() + 30
+    while left[0]:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+        fcntl.ioctl(guard._stdin, termios.FIONREAD, left)
+
+
 def in_group(folder: Path, guard: Watchdog) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(SLEEP, start_new_session=True)
     guard.guard(process.pid)
@@ -69,7 +81,8 @@ def holds_stderr(folder: Path, guard: Watchdog) -> subprocess.Popen[bytes]:
     guard.guard(engine.pid)
     other = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True, stderr=theirs, env={}, cwd="/")
     os.close(theirs)
-    time.sleep(0.2)  # until the watchdog has looked at the engine
+    until_it_has_read(guard)
+    time.sleep(0.2)  # it looks at the engine
     engine.kill()
     engine.wait()
     os.close(ours)

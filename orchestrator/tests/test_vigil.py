@@ -62,7 +62,7 @@ def test_a_frame_that_comes_soon_is_waited_for_without_a_look(engine: Engine) ->
     def look() -> Signs:
         raise AssertionError("the engine was looked at")
 
-    stream, _ = engine.vigil_of(look)
+    stream, _ = engine.vigil_of(look, limits=Limits(stall=100 * STALL))
     threading.Timer(STALL / 8, engine.writes, [framed(b"hello")]).start()
     assert stream.receive(timeout=60) == b"hello"
 
@@ -83,7 +83,7 @@ def test_no_sign_of_life_for_the_stall_limit_is_a_hang(engine: Engine) -> None:
     started = time.monotonic()
     with pytest.raises(Hang, match="no frame, no processor time, nothing read"):
         stream.receive(timeout=60)
-    assert STALL <= time.monotonic() - started < 5 * STALL
+    assert STALL <= time.monotonic() - started < 20 * STALL
 
 
 def test_one_that_computes_is_waited_for_until_the_deadline(engine: Engine) -> None:
