@@ -47,6 +47,26 @@ def test_a_usage_error_has_no_trace(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().err == "enginebench: not so\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("show latest -o jsn", "unknown value of --output 'jsn': did you mean 'json'? there are benchstat, csv, json,"),
+        ("models --output=cvs", "unknown value of --output 'cvs': did you mean 'csv'?"),
+        ("run all --device cdua", "unknown value of --device 'cdua': did you mean 'cuda'? there are auto, cpu, cuda"),
+        ("doctor -otabel", "unknown value of --output 'tabel': did you mean 'table'?"),
+        ("report latest --format pgn", "unknown value of --format 'pgn': did you mean 'png'?"),
+    ],
+)
+def test_a_mistyped_value_gets_a_near_match(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, told: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["enginebench", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.EXIT_USAGE
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_takes_debug(name: str) -> None:
     command = loaded(name, cli.COMMANDS[name])

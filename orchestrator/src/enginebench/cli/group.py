@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from enginebench.errors import unknown
 
@@ -47,13 +47,36 @@ def group_of(commands: Mapping[str, str]) -> type[TyperGroup]:
     return LazyGroup
 
 
+class NamingCommand(TyperCommand):
+    """A word that is none of those an option takes is answered as a name is everywhere else, with the near match."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        refuse_unknown_words(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
 class NamingGroup(TyperGroup):
-    """Of commands below a command: a name that is none of them is answered as everywhere else."""
+    """Of commands below a command: so are their names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        refuse_unknown_words(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if not ctx.resilient_parsing and args[0] not in self.list_commands(ctx):
             raise unknown(f"command of {ctx.info_name}", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
+
+
+def refuse_unknown_words(command: Any, ctx: Any, args: Sequence[str]) -> None:
+    """Raises UsageError."""
+    if ctx.resilient_parsing:
+        return
+    typed = command.make_parser(ctx).parse_args(args=list(args))[0]
+    for parameter in command.params:
+        words = [choice.value for choice in parameter.type_descriptor.choices or ()]
+        if words and (word := typed.get(parameter.name)) is not None and word not in words:
+            raise unknown(f"value of {parameter.opts[0]}", word, words)
 
 
 def loaded(name: str, place: str) -> Any:
@@ -64,7 +87,7 @@ def loaded(name: str, place: str) -> Any:
     if isinstance(found, typer.Typer):
         app.add_typer(found, name=name)
     else:
-        app.command(name=name)(with_debug(found))
+        app.command(name=name, cls=NamingCommand)(with_debug(found))
     return typer.main.get_group(app).commands[name]
 
 
