@@ -11,19 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from enginebench_models.config import read_elements
-
 from enginebench.counted import counted
 
-from .plain_case import model_of
+from .plain_case import elements_read
 
 RAN = ("ok", "invalid")
 WORDS = {"kv_dtype": "KV cache", "activation_dtype": "activations"}
 DTYPE_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
 BYTES_TOLERANCE = 0.1
 """Norms may stay in float32, a copy of a table may be counted: far from the factor of two between the types."""
-
-SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size")
 
 Case = Mapping[str, Any]
 
@@ -78,7 +74,7 @@ def _against_most(own: str, all_of_them: Sequence[str], word: str) -> Iterator[s
 
 def _dtype_by_bytes(case: Case, plan: Mapping[str, Any]) -> Iterator[str]:
     """The name of the weights' type against the bytes that a token reads: a name alone proves nothing."""
-    loaded, elements = case["loaded"], _elements(case, plan)
+    loaded, elements = case["loaded"], elements_read(case, plan)
     named, told = DTYPE_BYTES.get(loaded["weight_dtype"]), loaded["read_bytes_per_token"]
     if elements is None or named is None or not told:
         return
@@ -86,11 +82,3 @@ def _dtype_by_bytes(case: Case, plan: Mapping[str, Any]) -> Iterator[str]:
     if abs(found / named - 1) > BYTES_TOLERANCE:
         called = f"weights are called {loaded['weight_dtype']}"
         yield f"{called}, but a token reads {found:.2g} bytes for each, not {named:g}"
-
-
-def _elements(case: Case, plan: Mapping[str, Any]) -> int | None:
-    """Weights that a token reads, from the model's shape; None where the plan does not hold all of it."""
-    shape = model_of(case, plan).get("shape", {})
-    if not all(name in shape for name in SHAPE):
-        return None
-    return read_elements(**{name: int(shape[name]) for name in SHAPE})

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from enginebench_models.config import read_elements
+
+from enginebench.store.record import Workload
+
 from .evidence import NOTHING_FREE, ONLY_NOISE
+
+SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size")
 
 
 def label(case: Mapping[str, Any]) -> str:
@@ -46,6 +52,22 @@ def model_of(case: Mapping[str, Any], plan: Mapping[str, Any]) -> Mapping[str, A
 def workload_of(case: Mapping[str, Any], plan: Mapping[str, Any]) -> Mapping[str, Any]:
     """Empty where the plan does not know it."""
     return _named(case["workload"], plan["workloads"])
+
+
+def elements_read(case: Mapping[str, Any], plan: Mapping[str, Any]) -> int | None:
+    """Weights that a token reads, from the model's shape; None where the plan does not hold all of it."""
+    shape = model_of(case, plan).get("shape", {})
+    if any(shape.get(name) is None for name in SHAPE):
+        return None
+    return read_elements(**{name: int(shape[name]) for name in SHAPE})
+
+
+def mean_context(case: Mapping[str, Any], plan: Mapping[str, Any]) -> float | None:
+    """As `store.record.Workload.mean_context`; None where the plan does not know the workload."""
+    workload = workload_of(case, plan)
+    if not workload:
+        return None
+    return Workload(**{name: workload[name] for name in ("n_prompt", "n_gen", "n_depth")}).mean_context
 
 
 def _named(name: str, entries: list[Mapping[str, Any]]) -> Mapping[str, Any]:

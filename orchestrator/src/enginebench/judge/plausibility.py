@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enginebench.store.record import Workload
-
-from .plain_case import memories, model_of, workload_of
+from .plain_case import mean_context, memories, model_of
 
 ABOVE_LIMIT = "above-limit"
 NOT_FASTER = "launch-bound-or-dtype-not-applied"
@@ -236,11 +234,10 @@ def _row(case: Mapping[str, Any], result: Mapping[str, Any]) -> Row | None:
 
 def cache_bytes(case: Mapping[str, Any], plan: Mapping[str, Any]) -> float:
     """KV bytes that one token reads at the mean context of the decode phase."""
-    workload, loaded = workload_of(case, plan), case["loaded"]
-    if not workload or not loaded["n_ctx"]:
+    context, loaded = mean_context(case, plan), case["loaded"]
+    if context is None or not loaded["n_ctx"]:
         return 0.0
-    tokens = Workload(**{name: workload[name] for name in ("n_prompt", "n_gen", "n_depth")})
-    return float(loaded["kv_cache_bytes"] / loaded["n_ctx"] * tokens.mean_context)
+    return float(loaded["kv_cache_bytes"] / loaded["n_ctx"] * context)
 
 
 def ceiling(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], devices: int) -> Ceiling | None:

@@ -10,14 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enginebench_models.config import read_elements
-
-from enginebench.store.record import Workload
-
-from .plain_case import label, model_of, workload_of
+from .plain_case import elements_read, label, mean_context, model_of
 from .plausibility import cache_bytes, ceiling
-
-SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -74,9 +68,9 @@ def operations_per_token(case: Mapping[str, Any], plan: Mapping[str, Any]) -> fl
     """A multiplication and an addition for each weight that is read, and for each cached value of a query's head, at
     the mean context. None where the shape is not known.
     """
-    shape, workload = model_of(case, plan).get("shape", {}), workload_of(case, plan)
-    if not workload or any(shape.get(name) is None for name in SHAPE):
+    elements, context = elements_read(case, plan), mean_context(case, plan)
+    if elements is None or context is None:
         return None
-    context = Workload(**{name: workload[name] for name in ("n_prompt", "n_gen", "n_depth")}).mean_context
+    shape = model_of(case, plan)["shape"]
     attention: float = 2 * shape["n_layers"] * shape["n_heads"] * shape["head_dim"] * context
-    return 2.0 * (read_elements(**{name: shape[name] for name in SHAPE}) + attention)
+    return 2.0 * (elements + attention)
