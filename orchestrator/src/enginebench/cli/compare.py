@@ -8,14 +8,13 @@ import typer
 
 from enginebench.errors import UsageError
 from enginebench.judge.regression import SPEED_LIMIT, Regression, compare_runs
-from enginebench.judge.stored_run import StoredRun, read_run
 from enginebench.report import regression
 from enginebench.report.benchstat import benchstat
 from enginebench.report.formats import Output
 from enginebench.store.run_folder import find_run
 
-from .basics import EXIT_FAILED, EXIT_INCONCLUSIVE, say
-from .options import DEFAULT_RESULTS, RUN_HELP, OutputOption, ResultsOption, console
+from .basics import EXIT_FAILED, EXIT_INCONCLUSIVE
+from .options import DEFAULT_RESULTS, RUN_HELP, OutputOption, ResultsOption, console, stored_run
 
 
 def compare(
@@ -30,19 +29,13 @@ def compare(
 ) -> None:
     """Compare two runs. Exit 0: nothing is worse; 1: a regression; 2: not comparable; 3: asked for, but undecided."""
     limit = SPEED_LIMIT if fail_on_regression is None else share(fail_on_regression)
-    found = compare_runs(_read(base, results), _read(new, results), limit, force)
+    before, after = (stored_run(find_run(name, results)) for name in (base, new))
+    found = compare_runs(before, after, limit, force)
     _print(found, output)
     if found.outcome == "regression":
         raise typer.Exit(EXIT_FAILED)
     if found.outcome == "inconclusive" and fail_on_regression is not None:
         raise typer.Exit(EXIT_INCONCLUSIVE)
-
-
-def _read(name: str, results: ResultsOption) -> StoredRun:
-    run = read_run(find_run(name, results))
-    for remark in run.remarks:
-        say(remark)
-    return run
 
 
 def _print(found: Regression, output: Output) -> None:

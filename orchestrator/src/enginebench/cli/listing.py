@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from enginebench_protocol.host import default_device
 
-from enginebench.judge.stored_run import read_run
 from enginebench.report.cold_start import cold_start_text
 from enginebench.report.formats import Output, Sheet
 from enginebench.report.profile import kernel_sheet
@@ -17,7 +16,6 @@ from enginebench.store.run_folder import find_run
 from enginebench.workspace import discovery, environment
 from enginebench.workspace.discovery import EngineInfo
 
-from .basics import say
 from .options import (
     DEFAULT_RESULTS,
     RUN_HELP,
@@ -27,6 +25,7 @@ from .options import (
     console,
     print_result,
     print_sheet,
+    stored_run,
 )
 
 
@@ -59,9 +58,7 @@ def show(
 ) -> None:
     """Print the table of an earlier run."""
     place = find_run(run, results)
-    stored = read_run(place)
-    for remark in stored.remarks:
-        say(remark)
+    stored = stored_run(place)
     if cold_start:
         print(cold_start_text(stored.result))
         return

@@ -1,4 +1,4 @@
-"""What several commands share: their options, and how a result is printed."""
+"""What several commands share: their options, how a stored run is read, and how a result is printed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from enginebench.judge.stored_run import StoredRun, read_run
 from enginebench.report import requests, table
 from enginebench.report.benchstat import benchstat
 from enginebench.report.formats import Output, Sheet, rendered, text_table
 from enginebench.workspace.discovery import ROOT
 
-from .basics import DEFAULT_MODEL
+from .basics import DEFAULT_MODEL, say
 
 PIPED_WIDTH = 120
 RUN_HELP = "run id or its beginning, `latest`, a run's folder, or a result.json"
@@ -32,6 +33,14 @@ ModelsOption = Annotated[
 ]
 TimingOption = Annotated[bool, typer.Option("--timing", help="every request too, not only what follows from them")]
 ResultsOption = Annotated[Path, typer.Option(help="where runs are kept", show_default="results/runs")]
+
+
+def stored_run(place: Path) -> StoredRun:
+    """What there is to say of how it was read goes to stderr."""
+    run = read_run(place)
+    for remark in run.remarks:
+        say(remark)
+    return run
 
 
 def print_result(result: dict[str, Any], output: Output, timing: bool = False) -> None:

@@ -10,14 +10,12 @@ from typing import Annotated
 import typer
 
 from enginebench.errors import UsageError
-from enginebench.judge.stored_run import StoredRun, read_run
 from enginebench.report.html.page import Report, html
 from enginebench.report.html.page import report as report_of
 from enginebench.report.plots import drawing
 from enginebench.store.run_folder import find_run
 
-from .basics import say
-from .options import DEFAULT_RESULTS, RUN_HELP, ResultsOption, shown
+from .options import DEFAULT_RESULTS, RUN_HELP, ResultsOption, shown, stored_run
 
 
 class Format(StrEnum):
@@ -35,20 +33,13 @@ def report(
     results: ResultsOption = DEFAULT_RESULTS,
 ) -> None:
     """Write a self-contained HTML report of one run, or of several."""
-    stored = [_read(run, results) for run in runs]
+    stored = [stored_run(find_run(run, results)) for run in runs]
     gc.freeze()  # the records stay to the end, and looking through them again and again was a sixth of the time
     found = report_of(stored)
     _write(output, html(found).encode())
     print(shown(output))
     if plots is not None:
         _write_plots(found, plots, form)
-
-
-def _read(name: str, results: Path) -> StoredRun:
-    run = read_run(find_run(name, results))
-    for remark in run.remarks:
-        say(remark)
-    return run
 
 
 def _write_plots(found: Report, folder: Path, form: Format) -> None:
