@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from enginebench_models.config import read_elements
@@ -27,6 +27,14 @@ def case_id(case: Mapping[str, Any]) -> str:
 def _suffix(case: Mapping[str, Any], separator: str) -> str:
     threads, shards = case.get("threads"), case.get("shards")
     return (f"{separator}t{threads}" if threads else "") + (f"{separator}x{shards}" if shards else "")
+
+
+def by_work(result: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+    """Model, workload, and the cases of both, in the order of the plan: each is a table."""
+    for model in result["plan"]["models"]:
+        for workload in result["plan"]["workloads"]:
+            work = (model["name"], workload["name"])
+            yield model, workload, [case for case in result["cases"] if (case["model"], case["workload"]) == work]
 
 
 def class_of(case: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from enginebench.counted import counted
-from enginebench.judge.plain_case import label
+from enginebench.judge.plain_case import by_work, label
 
 from .formats import NONE, markdown_escaped, markdown_row, rounded
 
@@ -32,11 +32,9 @@ LEGEND = (
 def cold_start_text(result: dict[str, Any]) -> str:
     """Markdown: one block for each model, workload and start state."""
     lines: list[str] = []
-    for model in result["plan"]["models"]:
-        for workload in result["plan"]["workloads"]:
-            cases = [c for c in result["cases"] if (c["model"], c["workload"]) == (model["name"], workload["name"])]
-            for state in ("disk-cold", "cache-warm"):
-                lines += _block(result, [c for c in cases if state in c.get("anatomy", {})], state)
+    for _, _, cases in by_work(result):
+        for state in ("disk-cold", "cache-warm"):
+            lines += _block(result, [c for c in cases if state in c.get("anatomy", {})], state)
     return "\n".join(lines or ["this run holds no cold starts: it was made by an older enginebench"])
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from enginebench.counted import counted
 from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING
-from enginebench.judge.plain_case import label
+from enginebench.judge.plain_case import by_work, label
 from enginebench.judge.rows import rows
 from enginebench.judge.stored_run import StoredRun
 from enginebench.machine.gates import launch_warnings, noise_warnings
@@ -145,8 +145,12 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Section:
-    """One table: the cases of one model and workload, and what is said above and below."""
+    """One table: the cases of one model and workload, in the order of the plan; its rows, and what is said above and
+    below."""
 
+    model: str
+    workload: str
+    cases: list[dict[str, Any]]
     above: list[str]
     rows: list[list[str]]
     notes: list[str]
@@ -160,15 +164,22 @@ class Section:
 
 
 def sections(result: dict[str, Any]) -> Iterator[Section]:
-    for model in result["plan"]["models"]:
-        for workload in result["plan"]["workloads"]:
-            cases = [c for c in result["cases"] if (c["model"], c["workload"]) == (model["name"], workload["name"])]
-            notes = Notes()
-            ordered = fairness.in_classes(sorted(cases, key=_rank), result["plan"])
-            rows = [_row(case, notes) for case in ordered]
-            compared = map(printable, verdicts.verdict_lines(result, model["name"], workload["name"]))
-            above = _above(result, model, workload, ordered)
-            yield Section(above, rows, notes.texts, list(compared), _ended(result["plan"]), noise_lines(result))
+    for model, workload, cases in by_work(result):
+        notes = Notes()
+        ordered = fairness.in_classes(sorted(cases, key=_rank), result["plan"])
+        rows = [_row(case, notes) for case in ordered]
+        compared = map(printable, verdicts.verdict_lines(result, model["name"], workload["name"]))
+        yield Section(
+            model=model["name"],
+            workload=workload["name"],
+            cases=cases,
+            above=_above(result, model, workload, ordered),
+            rows=rows,
+            notes=notes.texts,
+            compared=list(compared),
+            ended=_ended(result["plan"]),
+            noise=noise_lines(result),
+        )
 
 
 def _rank(case: dict[str, Any]) -> tuple[int, float]:

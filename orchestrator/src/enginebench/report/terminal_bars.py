@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from enginebench.judge.plain_case import by_work
 from enginebench.plain_text import printable
 
 from .plots.bars import Bar, decode, decode_bars, time_to_first_token, ttft_bars
@@ -20,16 +21,12 @@ LEGEND = f"{INSIDE}{OUTSIDE}: 95 % interval over launches, below and above the v
 
 def bar_lines(result: dict[str, Any], width: int) -> Iterator[str]:
     """For each model and workload; a reason where there is nothing to draw."""
-    for model in result["plan"]["models"]:
-        for workload in result["plan"]["workloads"]:
-            cases = [c for c in result["cases"] if (c["model"], c["workload"]) == (model["name"], workload["name"])]
-            yield printable(f"{model['name']}, {workload['name']}")
-            for plot, bars in ((decode(cases), decode_bars(cases)), (time_to_first_token(cases), ttft_bars(cases))):
-                yield from ("", plot.title)
-                yield from (
-                    [printable(f"nothing to show: {plot.reason}")] if isinstance(plot, Lack) else drawn(bars, width)
-                )
-            yield ""
+    for model, workload, cases in by_work(result):
+        yield printable(f"{model['name']}, {workload['name']}")
+        for plot, bars in ((decode(cases), decode_bars(cases)), (time_to_first_token(cases), ttft_bars(cases))):
+            yield from ("", plot.title)
+            yield from [printable(f"nothing to show: {plot.reason}")] if isinstance(plot, Lack) else drawn(bars, width)
+        yield ""
     yield LEGEND
 
 

@@ -65,16 +65,15 @@ def content(run: StoredRun) -> RunContent:
     result = run.result
     plan, environment = result["plan"], result["environment"]
     words = f"{environment['date'][:16].replace('T', ' ')} UTC, {machine_of(environment)}, preset {plan['preset']}"
-    works = [(model["name"], workload["name"]) for model in plan["models"] for workload in plan["workloads"]]
     chapters = [
-        Chapter(f"{model}, {workload}", list(_parts(result, model, workload, section)))
-        for (model, workload), section in zip(works, table.sections(result), strict=True)
+        Chapter(f"{section.model}, {section.workload}", list(_parts(result, section)))
+        for section in table.sections(result)
     ]
     return RunContent(run.run_id, words, run.remarks, chapters, [_quantised(result), _environment(result)])
 
 
-def _parts(result: dict[str, Any], model: str, workload: str, section: table.Section) -> Iterator[Part]:
-    cases = [case for case in result["cases"] if (case["model"], case["workload"]) == (model, workload)]
+def _parts(result: dict[str, Any], section: table.Section) -> Iterator[Part]:
+    cases = section.cases
     yield Part(
         "table",
         "Table",
@@ -92,7 +91,7 @@ def _parts(result: dict[str, Any], model: str, workload: str, section: table.Sec
     overtaking = [courses.break_even(result, cases, state) for state in stacks.STATES]
     yield Part("break-even", "Break-even", "break-even", figures=overtaking)
     yield Part("roofline", "Roofline", "roofline", figures=[roofline.plot(cases, result["plan"])])
-    ratio = ratios.of_cases(result, model, workload)
+    ratio = ratios.of_cases(result, section.model, section.workload)
     yield Part("comparisons", "Comparisons", "verdicts", figures=[ratio], below=section.compared)
 
 
