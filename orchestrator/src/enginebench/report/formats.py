@@ -69,13 +69,18 @@ def rendered(sheet: Sheet, output: Output) -> str:
 
 def text_table(sheet: Sheet) -> Table:
     """For a terminal: numbers to three digits at least, nothing cut."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = plain_table()
     for index, column in enumerate(sheet.columns):
         numeric = all(_is_number(row[index]) for row in sheet.rows)
         table.add_column(Text(printable(column)), justify="right" if numeric else "left", overflow="fold")
     for row in sheet.rows:
         table.add_row(*(Text(printable(shown(cell))) for cell in row))
     return table
+
+
+def plain_table() -> Table:
+    """Without columns yet: the one style of all tables on a terminal."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
 
 
 def shown(cell: Cell) -> str:

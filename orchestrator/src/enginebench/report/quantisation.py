@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from enginebench.plain_text import printable
 
-from .formats import NONE, markdown_row, rounded
+from .formats import NONE, markdown_row, plain_table, rounded
 
 TITLE = "quantisation impact"
 HEADS = ("case", "against", "weights GB", "MB/token", "decode", "prefill", "KLD", "same top-1", "perplexity")
@@ -90,7 +89,7 @@ def remarks(result: Row) -> list[str]:
 
 
 def rich_rows(rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = plain_table()
     for number, head in enumerate(HEADS):
         table.add_column(Text(head), justify="left" if number < 2 else "right", no_wrap=True)
     for row in rows:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -26,7 +25,7 @@ from enginebench.plain_text import harmless_json, printable
 from enginebench.store.result import dumped
 
 from . import fairness, marks, quantisation, verdicts
-from .formats import NONE, Sheet, markdown_escaped, markdown_row, rounded
+from .formats import NONE, Sheet, markdown_escaped, markdown_row, plain_table, rounded
 from .sharding import shard_remark
 from .warmup import warmup_remark
 
@@ -342,7 +341,7 @@ def _width(index: int, rows: Sequence[Sequence[str]]) -> int:
 
 
 def _rich_rows(rows: Sequence[Sequence[str]], kept: Sequence[int]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = plain_table()
     for index in kept:
         column = COLUMNS[index]
         heading = Text(f"{column.title}\n{column.unit}")
