@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from enginebench.errors import UsageError
 from enginebench.plain_text import for_terminal
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
@@ -28,9 +31,21 @@ class Device(StrEnum):
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="protocol frames, engines' stderr, where a fault happened")]
 ModelOption = Annotated[str, typer.Option(help="catalogue name, model file or directory")]
+PythonOption = Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")]
 WeightsOption = Annotated[Weights, typer.Option(help="auto: real files where there are any, else synthetic")]
 
 
 def say(text: str) -> None:
     """What an engine or a file said may be in it."""
     print(for_terminal(text), file=sys.stderr)
+
+
+def interpreters(texts: Sequence[str] | None) -> dict[str, Path]:
+    """Package or engine → what was given with --python. Raises UsageError."""
+    found: dict[str, Path] = {}
+    for text in texts or ():
+        package, _, path = text.partition("=")
+        if not path or not Path(path).is_file():
+            raise UsageError(f"--python {text!r}: write engine-x=/path/to/python, with an interpreter that exists")
+        found[package] = Path(path)
+    return found

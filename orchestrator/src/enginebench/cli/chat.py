@@ -13,7 +13,7 @@ from enginebench.chat.terminal import Terminal
 from enginebench.errors import UsageError
 
 from . import talking
-from .basics import DEFAULT_MODEL, EXIT_FAILED, DebugOption, Device, ModelOption, Weights, WeightsOption
+from .basics import DEFAULT_MODEL, EXIT_FAILED, DebugOption, Device, ModelOption, PythonOption, Weights, WeightsOption
 
 
 def chat(
@@ -33,7 +33,7 @@ def chat(
     device: Device = Device.auto,
     model_type: talking.ModelTypeOption = None,
     shard: talking.ShardOption = 1,
-    python: talking.PythonOption = None,
+    python: PythonOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Talk to a model through an engine; Ctrl-C stops an answer, Ctrl-D ends."""

@@ -18,7 +18,17 @@ from enginebench.plain_text import for_terminal
 from enginebench.report.turn import NO_TEMPLATE, meaningless
 
 from . import talking
-from .basics import DEFAULT_MODEL, EXIT_FAILED, DebugOption, Device, ModelOption, Weights, WeightsOption, say
+from .basics import (
+    DEFAULT_MODEL,
+    EXIT_FAILED,
+    DebugOption,
+    Device,
+    ModelOption,
+    PythonOption,
+    Weights,
+    WeightsOption,
+    say,
+)
 
 if TYPE_CHECKING:  # it brings NumPy
     from enginebench.chat.single import Spoken
@@ -39,7 +49,7 @@ def prompt(
     device: Device = Device.auto,
     model_type: talking.ModelTypeOption = None,
     shard: talking.ShardOption = 1,
-    python: talking.PythonOption = None,
+    python: PythonOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, everything else to stderr."""

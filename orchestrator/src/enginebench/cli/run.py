@@ -37,7 +37,18 @@ from enginebench.store.result import read_result
 from enginebench.workspace import discovery
 from enginebench.workspace.discovery import EngineInfo
 
-from .basics import DEFAULT_MODEL, EXIT_FAILED, EXIT_INCONCLUSIVE, DebugOption, Device, Weights, WeightsOption, say
+from .basics import (
+    DEFAULT_MODEL,
+    EXIT_FAILED,
+    EXIT_INCONCLUSIVE,
+    DebugOption,
+    Device,
+    PythonOption,
+    Weights,
+    WeightsOption,
+    interpreters,
+    say,
+)
 from .dry_run import able_here, print_plan
 from .options import (
     DEFAULT_RESULTS,
@@ -92,7 +103,7 @@ def run(
     temperature: Annotated[float | None, typer.Option(min=0, help=TEMPERATURE_HELP)] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help=RESUME_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, run nothing")] = False,
-    python: Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")] = None,
+    python: PythonOption = None,
     energy: Annotated[bool | None, typer.Option(help="joules per token; default: in presets with verdicts")] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="one more launch each, under the engine's profiler")
@@ -133,7 +144,7 @@ def run(
         weights=weights.value,
         model_type=model_type,
         options=_options([*(option or []), *([f"ollama.host={ollama_host}"] if ollama_host else [])]),
-        overrides=dict(_override(text) for text in python or []),
+        overrides=interpreters(python),
         command=tuple(sys.argv[1:]),
         thread_counts=wanted.threads,
         precisions=wanted.precisions,
@@ -263,10 +274,3 @@ def _options(texts: list[str]) -> dict[str, dict[str, str]]:
             raise unknown("option", name, known)
         found.setdefault(engine, {})[setting] = value
     return found
-
-
-def _override(text: str) -> tuple[str, Path]:
-    package, _, path = text.partition("=")
-    if not path or not Path(path).is_file():
-        raise UsageError(f"--python {text!r}: write engine-x=/path/to/python, with an interpreter that exists")
-    return package, Path(path)

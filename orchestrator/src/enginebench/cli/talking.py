@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from enginebench.machine.devices import device_count
 from enginebench.plain_text import printable
 from enginebench.plan.sharding import check_devices
 
-from .basics import Device, Weights, say
+from .basics import Device, Weights, interpreters, say
 
 LAST_LINES = 5
 
@@ -30,7 +29,6 @@ PlainOption = Annotated[bool, typer.Option("--plain", help="the text as it stand
 ModelTypeOption = Annotated[str | None, typer.Option(help="refuse a model of another type")]
 ShardOption = Annotated[int, typer.Option(min=1, help="devices (on the CPU: ranks) that share the model")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="default: all of this machine")]
-PythonOption = Annotated[list[str] | None, typer.Option(help="engine-x=/path/to/python: use this interpreter")]
 
 
 def settings(
@@ -65,15 +63,8 @@ def settings(
         n_ctx=n_ctx,
         plain=plain,
         debug=debug,
-        overrides=dict(interpreter(text) for text in python or []),
+        overrides=interpreters(python),
     )
-
-
-def interpreter(text: str) -> tuple[str, Path]:
-    package, _, path = text.partition("=")
-    if not path or not Path(path).is_file():
-        raise UsageError(f"--python {text!r}: write engine-x=/path/to/python, with an interpreter that exists")
-    return package, Path(path)
 
 
 def progress() -> Say:
