@@ -54,6 +54,7 @@ def test_a_usage_error_has_no_trace(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         ("models --output=cvs", "unknown value of --output 'cvs': did you mean 'csv'?"),
         ("run all --device cdua", "unknown value of --device 'cdua': did you mean 'cuda'? there are auto, cpu, cuda"),
         ("doctor -otabel", "unknown value of --output 'tabel': did you mean 'table'?"),
+        (f"run all --python engine-tinygard={sys.executable}", "package of --python 'engine-tinygard': did you mean"),
         ("report latest --format pgn", "unknown value of --format 'pgn': did you mean 'png'?"),
     ],
 )

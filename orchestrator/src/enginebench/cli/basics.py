@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from enginebench.errors import UsageError
+from enginebench.errors import UsageError, unknown
 from enginebench.plain_text import for_terminal
+from enginebench.workspace.discovery import discover
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
 DEFAULT_MODEL = "llama3-1b"
@@ -42,10 +43,14 @@ def say(text: str) -> None:
 
 def interpreters(texts: Sequence[str] | None) -> dict[str, Path]:
     """Package or engine → what was given with --python. Raises UsageError."""
-    found: dict[str, Path] = {}
-    for text in texts or ():
-        package, _, path = text.partition("=")
-        if not path or not Path(path).is_file():
-            raise UsageError(f"--python {text!r}: write engine-x=/path/to/python, with an interpreter that exists")
-        found[package] = Path(path)
-    return found
+    return dict(_interpreter(text) for text in texts or ())
+
+
+def _interpreter(text: str) -> tuple[str, Path]:
+    package, _, path = text.partition("=")
+    if not path or not Path(path).is_file():
+        raise UsageError(f"--python {text!r}: write engine-x=/path/to/python, with an interpreter that exists")
+    infos = discover().values()
+    if package not in [name for info in infos for name in (info.package, info.name)]:
+        raise unknown("package of --python", package, [info.package for info in infos])
+    return package, Path(path)
