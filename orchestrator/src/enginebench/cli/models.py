@@ -10,7 +10,7 @@ import psutil
 import typer
 from enginebench_models import catalogue
 from enginebench_models.catalogue import Entry
-from enginebench_models.inventory import inventory
+from enginebench_models.inventory import Held, inventory
 from enginebench_protocol.host import cache_folder
 
 from enginebench.errors import UsageError
@@ -47,7 +47,8 @@ def listing(
     chosen = _one_workload(workload)
     memory = Memory(psutil.virtual_memory().total, gpu_memories())
     whole = {part for info in discover().values() for part in info.whole_on_each}
-    found = [standing(entry, chosen, shard, memory, whole) for entry in catalogue.entries().values()]
+    stock = inventory(cache_folder() / "models")
+    found = [standing(entry, chosen, shard, memory, whole, stock) for entry in catalogue.entries().values()]
     if output is Output.json:
         print(json.dumps({"models": [data_row(model) for model in found]}, indent=2))
     elif output is Output.table:
@@ -58,10 +59,18 @@ def listing(
         print_sheet(Sheet.of("models", [data_row(model) for model in found]), output)
 
 
-def standing(entry: Entry, workload: Workload, shards: int, memory: Memory, whole: Collection[str] = ()) -> Standing:
-    """Ranks on a processor share its memory; GPUs have one each. `whole`: what some engine does not divide."""
+def standing(
+    entry: Entry,
+    workload: Workload,
+    shards: int,
+    memory: Memory,
+    whole: Collection[str] = (),
+    stock: Collection[Held] = (),
+) -> Standing:
+    """Ranks on a processor share its memory; GPUs have one each. `whole`: what some engine does not divide; `stock`:
+    what is on the disk."""
     needs = {name: need(entry.config, name, workload, shards, whole).total_bytes for name in PRECISIONS}
-    held = {each.kind: each for each in inventory(cache_folder() / "models") if each.name == entry.name}
+    held = {each.kind: each for each in stock if each.name == entry.name}
     host = verdict({name: needed * shards for name, needed in needs.items()}, memory.host_bytes)
     device = _on_devices(needs, shards, memory)
     if too_long := exceeds_context(entry.config, workload):
