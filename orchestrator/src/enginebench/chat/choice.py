@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enginebench.errors import UnavailableError, UsageError, unknown
 from enginebench.workspace import discovery
 from enginebench.workspace.discovery import EngineInfo
-from enginebench.workspace.environment import is_synced
+from enginebench.workspace.selection import soonest
 
 SIXTEEN_BIT = "16-bit"
 
@@ -65,9 +65,9 @@ def default_configuration(info: EngineInfo) -> str:
 
 
 def _first(engines: Mapping[str, EngineInfo], device: str) -> Choice:
-    """Of those that can run here: installed ones first, and before others those whose table speaks of chat."""
-    choices = [Choice(info, default_configuration(info)) for info in engines.values() if info.role == "engine"]
-    able = [c for c in choices if discovery.unavailable_reason(c.info, c.configuration, device) is None]
+    """Of those that can run here."""
+    pairs = [(info, default_configuration(info)) for info in engines.values() if info.role == "engine"]
+    able = [pair for pair in pairs if discovery.unavailable_reason(*pair, device) is None]
     if not able:
         raise UnavailableError("no engine can run on this machine: see `enginebench engines`")
-    return min(able, key=lambda c: (not is_synced(c.info, extra=c.extra), not c.info.chat))
+    return Choice(*soonest(able))

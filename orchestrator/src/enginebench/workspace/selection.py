@@ -76,13 +76,17 @@ def one_able(chosen: Chosen, device: str) -> str:
     able = [pair for pair, reason in zip(engines, reasons, strict=True) if reason is None]
     if not able:
         raise UsageError("; ".join(map(": ".join, zip(labels(engines), filter(None, reasons), strict=True))))
-    return labels([min(able, key=_delay)])[0]
+    return labels([soonest(able)])[0]
 
 
-def _delay(pair: tuple[EngineInfo, str]) -> tuple[bool, bool]:
+def soonest(able: Chosen) -> tuple[EngineInfo, str]:
     """Installed ones first, and before others those whose table speaks of chat."""
-    info, name = pair
-    return not is_synced(info, extra=info.configurations[name].extra), not info.chat
+
+    def delay(pair: tuple[EngineInfo, str]) -> tuple[bool, bool]:
+        info, name = pair
+        return not is_synced(info, extra=info.configurations[name].extra), not info.chat
+
+    return min(able, key=delay)
 
 
 def quantisations(engines: Engines) -> list[str]:
