@@ -63,6 +63,17 @@ def test_what_a_killed_process_left_is_not_taken_for_a_file(
     assert sorted(path.name for path in (tmp_path / "quantised").iterdir()) == [Path(told.weights_path).name, "lock"]
 
 
+def test_what_a_killed_process_left_does_not_take_the_room_of_the_next(
+    engine: LlamacppEngine, loader: Callable[..., Any], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "quantised" / "being-made.gguf"
+    left.parent.mkdir()
+    left.write_bytes(b"GGUF half")
+    usage = type("usage", (), {"free": property(lambda self: 0 if left.exists() else 1 << 40)})
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: usage())
+    assert Path(loader(engine, tiny, configuration="q4_0", cache=str(tmp_path)).weights_path).is_file()
+
+
 def test_progress_is_told_while_it_is_made(engine: LlamacppEngine, tiny: Path, tmp_path: Path) -> None:
     from enginebench_protocol.messages import Load
 

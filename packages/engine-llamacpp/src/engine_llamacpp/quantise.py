@@ -47,8 +47,9 @@ def quantised(
     with exclusive(folder / "lock"):
         if path.exists():
             return path, False
+        part = folder / "being-made.gguf"
+        part.unlink(missing_ok=True)  # one at a time: a killed process left it, and it takes room
         check_room(f"A {kind} copy of {file.name}", largest_bytes(checkpoint, kind), folder)
-        part = folder / "being-made.gguf"  # one at a time: what a killed process left is overwritten
         make(file, part, KINDS[kind], threads, progress)
         part.replace(path)
     return path, True
