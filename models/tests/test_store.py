@@ -9,7 +9,7 @@ from enginebench_models.config import LlamaConfig
 from enginebench_models.errors import ModelNotFound, NotAModel
 from enginebench_models.fidelity import probe_ids
 from enginebench_models.reference import Reference
-from enginebench_models.store import LocalModels, locate
+from enginebench_models.store import LocalModels, locate, made, place
 
 from .gguf_files import write_gguf
 
@@ -37,6 +37,19 @@ def test_real_files_are_taken_when_they_are_there_unless_synthetic_is_asked_for(
 def test_real_weights_that_are_not_here_are_refused_with_where_they_are(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"llama3-8b.*Salesforce/LLaMA-3-8B.*--weights synthetic"):
         locate("llama3-8b", "real", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_synthetic_takes_the_place_of_real_weights_that_are_gone(
+    odd_config: LlamaConfig, tmp_path: Path
+) -> None:
+    for name in ("tiny", str(tmp_path / "mine.gguf")):
+        real = write_gguf(tmp_path / name, odd_config)
+        found = place(name, "auto", tmp_path)
+        assert found.weights == "real"
+        real.unlink()
+        with pytest.raises(ModelNotFound, match="is gone"):
+            made(found)
     assert not list(tmp_path.iterdir())
 
 

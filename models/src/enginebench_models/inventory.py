@@ -36,8 +36,12 @@ def _real(cache: Path) -> Iterator[Held]:
 
 def _synthetic(cache: Path) -> Iterator[Held]:
     for name in entries():
-        if (path := cache / "synthetic" / f"{name}-{RECIPE}.gguf").is_file():
+        if (path := synthetic_path(cache, name)).is_file():
             yield Held(name, "synthetic", path, size_of(path))
+
+
+def synthetic_path(cache: Path, name: str) -> Path:
+    return cache / "synthetic" / f"{name}-{RECIPE}.gguf"
 
 
 def _unfinished(cache: Path) -> Iterator[Held]:

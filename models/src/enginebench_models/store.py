@@ -18,8 +18,8 @@ from enginebench_models.config import LlamaConfig
 from enginebench_models.detect import refuse_other_types
 from enginebench_models.errors import ModelNotFound
 from enginebench_models.fidelity import compare, gate, probe_ids
+from enginebench_models.inventory import synthetic_path
 from enginebench_models.reference_cache import reference_logits
-from enginebench_models.synthetic_weights import RECIPE
 from enginebench_models.tokenizer import load_tokenizer
 
 
@@ -45,11 +45,14 @@ def locate(name_or_path: str, weights: str = "auto", cache: Path | None = None) 
 
 
 def made(found: LocatedModel) -> LocatedModel:
-    """With its file, where that is of a synthetic model and not there yet. Raises NoRoom."""
-    if not found.path.exists():
-        from enginebench_models.synthesis import synthesise  # noqa: PLC0415 - gguf's writer takes as long as all here
+    """With its file, where that is of a synthetic model and not there yet. Raises NoRoom, ModelNotFound."""
+    if found.path.exists():
+        return found
+    if found.weights == "real":  # what is made would stand for it
+        raise ModelNotFound(f"{found.path} was there a moment ago and is gone. See who removed it.", "no-such-path")
+    from enginebench_models.synthesis import synthesise  # noqa: PLC0415 - gguf's writer takes as long as all here
 
-        synthesise(found.config, found.path, "gguf", seed=0)
+    synthesise(found.config, found.path, "gguf", seed=0)
     return found
 
 
@@ -73,8 +76,7 @@ def place(name_or_path: str, weights: str = "auto", cache: Path | None = None) -
             "--weights synthetic."
         )
     note = "as asked for" if weights == "synthetic" else "no real weights on this machine"
-    made = cache / "synthetic" / f"{found.name}-{RECIPE}.gguf"
-    return LocatedModel(found.name, made, "synthetic", found.config, note)
+    return LocatedModel(found.name, synthetic_path(cache, found.name), "synthetic", found.config, note)
 
 
 def at_path(path: Path) -> LocatedModel:
