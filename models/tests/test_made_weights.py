@@ -74,6 +74,20 @@ def test_a_scale_that_is_no_number_is_found(tiny: Checkpoint, tiny_gguf: Path, t
         made_weights(path, tiny, tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_of_the_model_that_is_no_number_is_found(
+    tiny: Checkpoint, tiny_gguf: Path, tmp_path: Path, value: float
+) -> None:
+    """Nothing is near it; a comparison with it is never true."""
+    spoilt, place = tmp_path / "spoilt.gguf", tiny.tensor("layers.1.mlp.down_proj")
+    content = bytearray(tiny_gguf.read_bytes())
+    content[place.offset + 5000 : place.offset + 5002] = np.float16(value).tobytes()
+    spoilt.write_bytes(content)
+    path = requantised(tiny_gguf, tmp_path / "made.gguf", "Q8_0")
+    with pytest.raises(InvalidModel, match=r"layers\.1\.mlp\.down_proj is off by inf"):
+        made_weights(path, open_checkpoint(spoilt), tmp_path)
+
+
 def test_another_model_of_the_same_shape_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:
     other = synthesise(tiny.config, tmp_path / "other.gguf", seed=1)
     path = requantised(other, tmp_path / "made.gguf", "Q8_0")

@@ -21,7 +21,7 @@ from enginebench_models.storage import GGML, Floats
 from enginebench_models.tensor import Tensor
 from enginebench_models.validation import refuse_hostile
 
-REVISION = 1
+REVISION = 2
 """Raised with every change of what is asked of a file."""
 SLICE_ELEMENTS = 1 << 21
 
@@ -144,7 +144,7 @@ def largest_error(made: Tensor, original: Tensor, smallest: float) -> float:
         rows = slice(start, start + step)
         wanted, found = original.rows(rows).float32(), made.rows(rows).float32()
         peaks = np.abs(wanted.reshape(-1, block)).max(axis=1)
-        if not np.isfinite(found).all():
+        if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
             return np.inf
         errors = np.maximum(np.abs(wanted - found).reshape(-1, block).max(axis=1) - smallest, 0)
         shares = np.divide(errors, peaks, out=np.where(errors > 0, np.inf, np.float32(0)), where=peaks > 0)
