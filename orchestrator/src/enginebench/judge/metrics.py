@@ -99,11 +99,9 @@ def _ttfts_of_the_depth(launch: Launch) -> list[int]:
 
 
 def warmup_improvement(launch: Launch) -> float | None:
-    """First request ÷ steady request, both from start to last token."""
-    steady = median_of(lambda t: t.e2e_ns)(launch)
-    if not steady or launch.requests[0].doubts:
-        return None
-    return timing(launch.requests[0]).e2e_ns / steady
+    """First request ÷ steady request."""
+    pair = first_and_steady(launch)
+    return None if pair is None else pair[0] / pair[1]
 
 
 def compile_time(launch: Launch) -> float | None:
@@ -112,11 +110,17 @@ def compile_time(launch: Launch) -> float | None:
 
 
 def first_request_extra(launch: Launch) -> float | None:
-    """First request − steady request, both from start to last token: what is compiled lazily is compiled there."""
+    """First request − steady request: what is compiled lazily is compiled there."""
+    pair = first_and_steady(launch)
+    return None if pair is None else pair[0] - pair[1]
+
+
+def first_and_steady(launch: Launch) -> tuple[float, float] | None:
+    """Both from start to last token; None where there is no steady request, or the first is in doubt."""
     steady = median_of(lambda t: t.e2e_ns)(launch)
     if not steady or launch.requests[0].doubts:
         return None
-    return timing(launch.requests[0]).e2e_ns - steady
+    return float(timing(launch.requests[0]).e2e_ns), steady
 
 
 def serving_overhead(launch: Launch) -> float | None:

@@ -17,9 +17,9 @@ import msgspec
 from enginebench.store.record import Case, Launch
 
 from .comparison import Comparison, compare_paired, holm
-from .evidence import median_of, timing
+from .evidence import median_of
 from .interval import log_mean
-from .metrics import LAUNCH_FACTS
+from .metrics import LAUNCH_FACTS, first_and_steady
 
 TPOT, TTFT, LOAD = "tpot_ns", "ttft_ns", "load_ns"
 WARMUP_IMPROVEMENT = "warm-up improvement"
@@ -153,14 +153,12 @@ def _quantised_pairs(
 
 def _warmup_improvement(candidate: Candidate) -> Comparison | None:
     """The first request of each process against its steady ones; None without a launch that has both."""
-    steady_of = median_of(lambda t: t.e2e_ns)
     first: dict[int, float] = {}
     steady: dict[int, float] = {}
     for launch in candidate.launches:
-        value = steady_of(launch) if launch.counts else None
-        if value is None or launch.requests[0].phase != "warm-up" or launch.requests[0].doubts:
-            continue
-        first[launch.block], steady[launch.block] = float(timing(launch.requests[0]).e2e_ns), value
+        pair = first_and_steady(launch) if launch.counts else None
+        if pair is not None and launch.requests[0].phase == "warm-up":
+            first[launch.block], steady[launch.block] = pair
     if not first:
         return None
     id_ = candidate.case.id
