@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from enginebench.errors import UsageError
 from enginebench.judge.stored_run import read_run
@@ -121,6 +122,31 @@ def test_a_journal_that_names_no_cases_is_refused(tmp_path: Path) -> None:
     Journal.create(tmp_path / "journal", {"run_id": "r1", "plan": {}, "environment": {}}).close()
     with pytest.raises(UsageError, match="older enginebench"):
         read_run(tmp_path)
+
+
+def test_requests_of_a_depth_alone_are_no_warm_up_of_a_run_that_was_cut_off(folder: Path, records: Any) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "result.json").unlink()
+    depth = msgspec.structs.replace(records.request(3, (9,)), phase="depth")
+    requests = [records.request(0, (10, 12, 14), warmup=True), records.request(1, (10, 12, 14)), depth, depth]
+    with Journal.reopen(folder / "journal")[0] as journal:
+        journal.append(records.timed(requests, records.case("torch", "half"), block=3))
+    plan = read_run(folder).result["plan"]
+    assert (plan["warmup"], plan["iterations"], plan["launches"]) == (1, 1, 4)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"cases": "x"}, {"plan": None}, {"plan": {"models": 1}}, {"environment": {"date": []}}, {"run_id": 7}],
+    ids=str,
+)
+def test_a_forged_journal_is_refused(tmp_path: Path, records: Any, forged: dict[str, Any]) -> None:
+    honest = {"run_id": "r1", "plan": records.plan(), "environment": records.environment(), "cases": []}
+    folder = tmp_path / "r1"
+    folder.mkdir()
+    Journal.create(folder / "journal", {**honest, **forged}).close()
+    with pytest.raises(UsageError, match="r1/journal does not say what its run was: "):
+        read_run(folder)
 
 
 def test_a_damaged_manifest_is_refused_with_the_remedy(folder: Path) -> None:

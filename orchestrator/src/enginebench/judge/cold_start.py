@@ -170,7 +170,7 @@ def _settling(launch: Launch, ttft: float | None, e2e: float | None) -> float | 
 
 def _warmup(launch: Launch) -> list[Request]:
     """A launch without warm-up has its first request as such."""
-    return [request for request in launch.requests if request.phase == "warm-up"] or launch.requests[:1]
+    return launch.warmup or launch.requests[:1]
 
 
 # ---- time to N tokens -----------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from enginebench.errors import UsageError
-from enginebench.store.journal import Journalled, read_journal
+from enginebench.store.journal import SCHEMA_VERSION, Journalled, read_journal
 from enginebench.store.manifest import Manifest, broken_seals, read_manifest
 from enginebench.store.record import Launch
-from enginebench.store.result import read_result
+from enginebench.store.result import read_result, schema_fault
 from enginebench.store.run_folder import JOURNAL, RESULT
 
 from .assemble import CaseFacts, assemble
@@ -73,18 +73,32 @@ def _rebuilt(folder: Path, manifest: Manifest | None) -> StoredRun:
     content = read_journal(folder / JOURNAL)
     if "cases" not in content.header:
         raise UsageError(f"{folder.name}/{JOURNAL} was written by an older enginebench: it cannot be made a result")
-    cases = msgspec.convert(content.header["cases"], list[CaseFacts])
     left_out = "what its journal does not say" if manifest else "the rest: the run did not end"
-    plan = {**content.header["plan"], **_done(content.launches), "left_out": [left_out]}
-    plan |= {"interrupted": manifest is None, "resumed": msgspec.to_builtins(content.resumed)}
-    result = assemble(content.header["run_id"], content.header["environment"], plan, cases, content.launches)
+    done = {**_done(content.launches), "left_out": [left_out], "interrupted": manifest is None}
+    told, cases = _told(folder, content, {**done, "resumed": msgspec.to_builtins(content.resumed)})
+    result = assemble(told["run_id"], told["environment"], told["plan"], cases, content.launches)
     return StoredRun(result, rebuilt=True, remarks=[f"{fault}: made again from the journal", *_damage(folder, content)])
+
+
+def _told(folder: Path, content: Journalled, done: Mapping[str, Any]) -> tuple[dict[str, Any], list[CaseFacts]]:
+    """The parts of a result that the header tells, `done` among its plan. Checksums guard against no forgery, so they
+    are held against the schema before anything is made of them. Raises UsageError.
+    """
+    header = content.header
+    try:
+        told = {"run_id": header["run_id"], "environment": header["environment"], "plan": {**header["plan"], **done}}
+        cases = msgspec.convert(header["cases"], list[CaseFacts])
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise UsageError(f"{folder.name}/{JOURNAL} does not say what its run was: {error}") from None
+    if fault := schema_fault({"schema_version": SCHEMA_VERSION, **told, "cases": [], "comparisons": []}):
+        raise UsageError(f"{folder.name}/{JOURNAL} does not say what its run was: {fault}")
+    return told, cases
 
 
 def _done(launches: Sequence[Launch]) -> Mapping[str, int]:
     """What a run that was cut off got through."""
     timed = [launch for launch in launches if launch.kind == "timed"]
     measured = [len(launch.measured) for launch in timed]
-    warmup = [len(launch.requests) - len(launch.measured) for launch in timed]
+    warmup = [len(launch.warmup) for launch in timed]
     blocks = {launch.block for launch in timed}
     return {"launches": len(blocks), "iterations": max(measured, default=0), "warmup": max(warmup, default=0)}

@@ -38,7 +38,7 @@ def token_course(case: Mapping[str, Any]) -> TokenCourse | None:
     n_gen = len(launches[0].of_workload[0].t_token_ns)
     place = np.arange(shortest)
     numbers = place // (n_gen - 1) * n_gen + place % (n_gen - 1) + 2
-    warmup = sum(len(request.t_token_ns) for request in launches[0].of_workload if request.phase == "warm-up")
+    warmup = sum(len(request.t_token_ns) for request in launches[0].warmup)
     edges = np.unique(np.geomspace(1, shortest, POINTS).astype(int))
     starts = np.concatenate([[0], edges[:-1]])
     return TokenCourse(_middles(numbers, starts), _middles(gaps, starts), warmup)

@@ -379,6 +379,10 @@ class Launch(Record, frozen=True):
         return [r for r in self.requests if r.phase != "depth"]
 
     @property
+    def warmup(self) -> list[Request]:
+        return [r for r in self.requests if r.phase == "warm-up"]
+
+    @property
     def measured(self) -> list[Request]:
         return [r for r in self.requests if r.phase == "measured"]
 
