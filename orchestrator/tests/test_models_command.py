@@ -109,6 +109,27 @@ def test_a_pulled_model_is_listed_and_removed_again(cache: Path, hub: Any) -> No
     assert isinstance(typed("remove", "tiny", "--yes").exception, UsageError)
 
 
+def test_of_a_model_that_is_a_link_the_link_is_removed_and_what_it_leads_to_stays(cache: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "disk" / "tiny"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "config.json").write_text("{}")
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "tiny").symlink_to(elsewhere)
+    assert typed("remove", "tiny", "--yes").exit_code == 0
+    assert not (cache / "tiny").is_symlink()
+    assert (elsewhere / "config.json").exists()
+
+
+def test_what_cannot_be_deleted_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "tiny").mkdir(parents=True)
+
+    def busy(path: Path) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    monkeypatch.setattr(pulling.shutil, "rmtree", busy)
+    assert "cannot be deleted: Device or resource busy" in str(typed("remove", "tiny", "--yes").exception)
+
+
 def test_a_download_that_fails_is_no_wrong_usage(cache: Path, hub: Any) -> None:
     hub.gated = True
     done = typed("pull", "tiny")

@@ -64,7 +64,18 @@ def remove(name: NameArgument, yes: YesOption = False) -> None:
     if not yes and not _answered(f"Delete {what}?"):
         raise typer.Exit(EXIT_FAILED)
     for each in held:
-        shutil.rmtree(each.path)
+        _delete(each.path)
+
+
+def _delete(path: Path) -> None:
+    """Of a link, which leads to another disk, the link alone. Raises UsageError."""
+    try:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be deleted: {error.strerror or error}") from None
 
 
 def _agree(found: Download, *, yes: bool) -> None:
