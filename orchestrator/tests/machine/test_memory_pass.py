@@ -12,6 +12,7 @@ from enginebench.machine.cgroup import MemoryCgroup, NoCgroup
 from enginebench.machine.device_memory import NO_PROCESS, NO_SIZE, DeviceMemorySampler
 from enginebench.machine.memory_pass import MemoryPass
 from enginebench.machine.nvml import open_gpu
+from enginebench.store.record import MemoryReading
 from enginebench_protocol.messages import Account
 
 from .conftest import FakeMachine
@@ -70,6 +71,26 @@ def test_a_run_on_the_processor_reads_no_device() -> None:
     assert (reading.cgroup_peak_bytes is None) == bool(reading.cgroup_lack)
 
 
+def read_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryReading:
+    """With this folder as the control group of the engine, which is ourselves."""
+    monkeypatch.setattr(MemoryCgroup, "create", lambda: MemoryCgroup(folder))
+    return MemoryPass(os.getpid(), None).reading(ACCOUNT)
+
+
+def test_a_group_with_a_peak_has_no_reason_against_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.peak").write_text("268435456\n")
+    reading = read_in(tmp_path, monkeypatch)
+    assert (reading.cgroup_peak_bytes, reading.cgroup_lack) == (256 * 2**20, "")
+
+
+def test_a_group_that_took_nobody_in_has_no_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.peak").write_text("0\n")
+    (tmp_path / "cgroup.procs").mkdir()  # nothing can be written to it
+    reading = read_in(tmp_path, monkeypatch)
+    assert reading.cgroup_peak_bytes is None
+    assert "cannot be moved to its control group" in reading.cgroup_lack
+
+
 def hierarchy(root: Path, own: str, controllers: dict[str, str]) -> Path:
     """A /proc whose process is in `own`, of a cgroup2 mounted at root/cgroup; controllers: group → subtree_control."""
     proc = root / "proc"
@@ -115,3 +136,16 @@ def test_a_process_that_cannot_be_moved_is_a_reason(tmp_path: Path) -> None:
     group = MemoryCgroup(tmp_path / "gone")
     with pytest.raises(NoCgroup, match="cannot be moved to its control group: No such file"):
         group.take_in(1)
+
+
+def test_the_group_of_a_process_that_cannot_be_moved_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, text: str) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    group = MemoryCgroup.create(hierarchy(tmp_path, "/", {"": "memory\n"}))
+    monkeypatch.setattr(Path, "write_text", refused)
+    with pytest.raises(NoCgroup, match="resource busy"):
+        group.take_in(1)
+    assert not group.folder.exists()

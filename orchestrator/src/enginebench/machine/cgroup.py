@@ -37,10 +37,11 @@ class MemoryCgroup:
         raise NoCgroup("no control group with the memory controller is delegated to us")
 
     def take_in(self, pid: int) -> None:
-        """The process; what it spawns from now on follows. Raises NoCgroup."""
+        """The process; what it spawns from now on follows. Raises NoCgroup; the group is gone then."""
         try:
             (self.folder / "cgroup.procs").write_text(f"{pid}\n")
         except OSError as error:
+            self.close()
             raise NoCgroup(f"the engine cannot be moved to its control group: {error.strerror}") from None
 
     def peak_bytes(self) -> int | None:

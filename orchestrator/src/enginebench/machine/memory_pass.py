@@ -31,8 +31,9 @@ class MemoryPass:
         self._cgroup: MemoryCgroup | None = None
         self._cgroup_lack = "no peak is kept by this kernel"
         try:
-            self._cgroup = MemoryCgroup.create()
-            self._cgroup.take_in(pid)
+            group = MemoryCgroup.create()
+            group.take_in(pid)
+            self._cgroup = group
         except NoCgroup as none:
             self._cgroup_lack = str(none)
         self._loaded_pss_bytes = 0
@@ -58,7 +59,7 @@ class MemoryPass:
         self._loaded_bytes = self._device.mark() if self._device else None
 
     def reading(self, account: Account) -> MemoryReading:
-        peak = self._pss.peak
+        peak, cgroup_peak = self._pss.peak, self._cgroup.peak_bytes() if self._cgroup else None
         return MemoryReading(
             peak_pss_bytes=peak.pss_bytes,
             peak_pss_anon_bytes=peak.anon_bytes,
@@ -70,8 +71,8 @@ class MemoryPass:
             engine_kv_cache_bytes=account.kv_cache_bytes,
             engine_workspace_bytes=account.workspace_bytes,
             engine_device_peak_bytes=account.device_peak_bytes,
-            cgroup_peak_bytes=self._cgroup.peak_bytes() if self._cgroup else None,
-            cgroup_lack=self._cgroup_lack,
+            cgroup_peak_bytes=cgroup_peak,
+            cgroup_lack=self._cgroup_lack if cgroup_peak is None else "",
             process_peaks_bytes=self._pss.process_peaks_bytes,
             device=self._device_reading(),
         )
