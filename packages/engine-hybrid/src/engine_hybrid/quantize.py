@@ -81,7 +81,7 @@ def kind_of(matrix: Matrix) -> str:
 
 
 def linear(x: Tensor, weight: Matrix) -> Tensor:
-    """x · Wᵀ of one row, x in `weight.dtype`"""
+    """x · Wᵀ, [n, in] → [n, out], x in `weight.dtype`; quantised, in float32"""
     if isinstance(weight, Tensor):
         return F.linear(x, weight)
     return torch.cat([F.linear(x.float(), block) for block in blocks(weight)], dim=1)
