@@ -68,6 +68,13 @@ def test_an_engine_that_dies_is_exit_1_and_one_that_cannot_run_here_is_not(
     assert (code, "unavailable: needs an NVIDIA GPU" in text) == (0, True)
 
 
+@pytest.mark.parametrize("name", ["fake", "limit", "fake:slow"])
+def test_what_computes_no_model_is_refused_and_not_passed(invoke: Invoke, name: str) -> None:
+    code, text = invoke([], name)
+    assert code != 0
+    assert "pass" not in text
+
+
 def test_an_interpreter_that_cannot_be_started_is_no_stack_trace(tmp_path: Path) -> None:
     watchdog: Any = SimpleNamespace(folder=tmp_path)
     order = VerifyOrder("x", "y", "m", tmp_path, "cpu", 1, tmp_path, 1, 1, 1.0)

@@ -9,7 +9,7 @@ from enginebench_models.errors import ModelError
 from enginebench_models.tokenizer import load_tokenizer
 from enginebench_protocol.host import default_device, default_threads
 
-from enginebench.errors import UnavailableError
+from enginebench.errors import UnavailableError, UsageError
 from enginebench.judge.ladder import Rung, tokenizer_rung
 from enginebench.plain_text import printable
 from enginebench.plan.fit import Demand
@@ -38,7 +38,7 @@ def verify_engines(
     silence: Annotated[float, typer.Option(min=1, help="seconds an engine may be silent")] = 1800.0,
 ) -> None:
     """Hold answers against the float32 reference, rung by rung; exit 1 if one fails."""
-    chosen = [c for c in discovery.select(engines or ["all"], discovery.discover()) if c[0].role == "engine"]
+    chosen = _chosen(engines or ["all"])
     name = default_device() if device is Device.auto else device.value
     precisions = tuple(info.configurations[configuration].precision for info, configuration in chosen)
     found = find_model(model, weights.value, None, Demand((), precisions, room_bytes=memory_here(name).room(name, 1)))
@@ -67,6 +67,15 @@ def verify_engines(
         raise typer.Exit(EXIT_FAILED)
 
 
+def _chosen(names: list[str]) -> list[tuple[EngineInfo, str]]:
+    """Raises UsageError for what has no answer that could be held against the reference: nothing of it would be."""
+    infos = discovery.discover()
+    for name in names:
+        if name != "all" and (info := discovery.find_engine(name.partition(":")[0], infos)).role != "engine":
+            raise UsageError(f"{info.name} computes no model: there is no answer of it to verify")
+    return [(info, name) for info, name in discovery.select(names, infos) if info.role == "engine"]
+
+
 def _rungs(info: EngineInfo, order: VerifyOrder, model: Model) -> list[Rung]:
     """An engine that cannot run here has not failed."""
     reason = discovery.unavailable_reason(info, order.configuration, order.device)
@@ -74,7 +83,6 @@ def _rungs(info: EngineInfo, order: VerifyOrder, model: Model) -> list[Rung]:
         reason = f"reads {' and '.join(info.formats)} files, this model is {model.checkpoint.format}"
     if reason is not None:
         return [Rung("-", None, f"unavailable: {reason}")]
-    order.cache.mkdir(parents=True, exist_ok=True)
     try:
         with Watchdog() as watchdog:
             extra = info.configurations[order.configuration].extra
