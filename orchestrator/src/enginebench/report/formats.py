@@ -70,12 +70,16 @@ def rendered(sheet: Sheet, output: Output) -> str:
 def text_table(sheet: Sheet) -> Table:
     """For a terminal: numbers to three digits at least, nothing cut."""
     table = plain_table()
-    for index, column in enumerate(sheet.columns):
-        numeric = all(_is_number(row[index]) for row in sheet.rows)
+    for column, numeric in zip(sheet.columns, numeric_columns(sheet), strict=True):
         table.add_column(Text(printable(column)), justify="right" if numeric else "left", overflow="fold")
     for row in sheet.rows:
         table.add_row(*(Text(printable(shown(cell))) for cell in row))
     return table
+
+
+def numeric_columns(sheet: Sheet) -> list[bool]:
+    """Those that hold nothing but numbers: they stand to the right."""
+    return [all(_is_number(row[index]) for row in sheet.rows) for index in range(len(sheet.columns))]
 
 
 def plain_table() -> Table:
@@ -97,8 +101,10 @@ def rounded(value: float) -> str:
 
 
 def markdown(sheet: Sheet) -> str:
-    numeric = [all(_is_number(row[i]) for row in sheet.rows) for i in range(len(sheet.columns))]
-    lines = [markdown_row(sheet.columns), markdown_row(["---:" if right else "---" for right in numeric])]
+    lines = [
+        markdown_row(sheet.columns),
+        markdown_row(["---:" if right else "---" for right in numeric_columns(sheet)]),
+    ]
     return "\n".join([*lines, *(markdown_row([shown(cell) for cell in row]) for row in sheet.rows)])
 
 

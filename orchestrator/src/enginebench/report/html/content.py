@@ -9,7 +9,7 @@ from typing import Any
 from enginebench.judge.rows import machine_of
 from enginebench.judge.stored_run import StoredRun
 from enginebench.report import quantisation, table
-from enginebench.report.formats import NONE, Sheet, shown
+from enginebench.report.formats import NONE, Sheet, numeric_columns, shown
 from enginebench.report.plots import bars, courses, ratios, roofline, stacks
 from enginebench.report.plots import quantisation as quantised
 from enginebench.report.plots.drawing import Lack, Plot
@@ -122,8 +122,7 @@ def _quantised(result: dict[str, Any]) -> Part:
 
 def grid_of(sheet: Sheet, caption: str) -> Grid:
     rows = [[shown(cell) for cell in row] for row in sheet.rows]
-    numeric = [all(isinstance(row[i], int | float | None) for row in sheet.rows) for i in range(len(sheet.columns))]
-    return Grid(caption, [head or "what" for head in sheet.columns], rows, [not right for right in numeric])
+    return Grid(caption, [head or "what" for head in sheet.columns], rows, [not n for n in numeric_columns(sheet)])
 
 
 # ---- environment ----------------------------------------------------------------------------------------------
