@@ -16,6 +16,7 @@ from enginebench.errors import BenchError, UsageError
 from enginebench.judge.rows import rows_of
 from enginebench.store import index
 from enginebench.store.index import keep_up, open_index
+from enginebench.store.manifest import seal
 from enginebench.store.tables import TABLES, VIEWS
 from enginebench.workspace.discovery import ROOT
 
@@ -144,6 +145,35 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_there(runs: Path) -> None:
     assert (broken, copy) == ("20260103-000000-bbbb", "copy")
     assert "is no journal" in why
     assert of == "a copy of the run in 20260102-000000-aaaa"
+
+
+LAUNCH = ("cases", 0, "launches", 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((*LAUNCH, "block"), 10**12),
+        (("plan", "seed"), 10**30),
+        ((*LAUNCH, "requests", 0, "t_token_ns"), [2**70]),
+        (("cases", 0, "versions"), {"a": "\ud800"}),
+        (("plan",), {}),
+    ],
+    ids=str,
+)
+def test_what_no_column_takes_is_unread_and_the_other_runs_are_there(
+    runs: Path, place: tuple[Any, ...], value: object
+) -> None:
+    folder = runs / "20260103-000000-bbbb"
+    result = json.loads((folder / "result.json").read_text())
+    within = result
+    for step in place[:-1]:
+        within = within[step]
+    within[place[-1]] = value
+    (folder / "result.json").write_text(json.dumps(result))
+    seal(folder, folder.name, [], None)  # a forged seal: no schema is asked then
+    assert ask(runs, "SELECT run_id FROM runs") == [("20260102-000000-aaaa",)]
+    assert ask(runs, "SELECT folder, reason LIKE 'not as a run writes it: %' FROM unread") == [(folder.name, True)]
 
 
 def test_a_results_folder_with_a_newer_schema_is_refused(runs: Path) -> None:

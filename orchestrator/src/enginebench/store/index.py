@@ -190,7 +190,25 @@ def _forget(connection: duckdb.DuckDBPyConnection, folders: Sequence[str]) -> No
         connection.execute("DELETE FROM files WHERE folder IN (SELECT unnest(?))", [list(folders)])
 
 
+UNFIT = (duckdb.DataError, duckdb.ProgrammingError, ValueError, OverflowError)
+"""What is raised for a value that no column takes; a full disk is not among it."""
+
+
 def _add(connection: duckdb.DuckDBPyConnection, results: Path, states: Sequence[Seen], read: Reader) -> None:
+    """All at once; where one of them does not fit into the tables, one after the other, and that one is unread."""
+    try:
+        _add_all(connection, results, states, read)
+    except UNFIT as error:
+        if len(states) == 1:
+            (state,) = states
+            unread = (state.folder, state.modified_ns, state.size, None, _reason(error))
+            connection.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?)", unread)
+            return
+        for state in states:
+            _add(connection, results, [state], read)
+
+
+def _add_all(connection: duckdb.DuckDBPyConnection, results: Path, states: Sequence[Seen], read: Reader) -> None:
     known = dict(connection.execute("SELECT run_id, folder FROM files WHERE reason IS NULL").fetchall())
     files, taken = [], []
     for state in states:
@@ -213,9 +231,16 @@ def _read(folder: Path, read: Reader, known: dict[str, str]) -> tuple[RunRows | 
         if "update enginebench" in str(error):
             raise
         return None, str(error)
+    except Exception as error:  # noqa: BLE001 (what one folder holds must not take the other runs away)
+        return None, _reason(error)
     if rows.run_id in known:
         return None, f"a copy of the run in {known[rows.run_id]}"
     return rows, None
+
+
+def _reason(error: Exception) -> str:
+    first_line = str(error).partition("\n")[0]
+    return f"not as a run writes it: {type(error).__name__}: {first_line}"
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, object]]) -> None:
