@@ -10,10 +10,13 @@ import typer
 import yaml
 from enginebench.cli import COMMANDS
 from enginebench.cli.group import loaded
+from enginebench.errors import UsageError
 from enginebench.workspace.discovery import ROOT
 
-NOT_UNDERSTOOD = typer.BadParameter.__base__
+MISUSE = typer.BadParameter.__base__
 """What Typer raises for any misuse; it has no public name of its own."""
+NOT_UNDERSTOOD = (MISUSE, UsageError)
+"""The latter: a value that is none of those an option takes."""
 EXAMPLE = ROOT / "docs" / "ci-example.yml"
 
 
