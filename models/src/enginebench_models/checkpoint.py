@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from enginebench_models.config import LlamaConfig
-from enginebench_models.errors import ContextExceeded, InvalidModel
+from enginebench_models.errors import ContextExceeded, InvalidModel, UnsupportedModel
 from enginebench_models.files import map_file
 from enginebench_models.gguf_check import check_gguf
 from enginebench_models.gguf_header import MAGIC, GgufHeader, read_header
@@ -97,6 +97,14 @@ class Checkpoint:
         """Raises ContextExceeded if the model has fewer positions."""
         if n_ctx > self.config.max_context:
             raise ContextExceeded(n_ctx, self.config.max_context)
+
+    def check_unquantised(self) -> None:
+        """Raises UnsupportedModel where weights are blocks: quantised again they would say nothing about a format."""
+        if held := self.block_formats():
+            raise UnsupportedModel(
+                f"{self.path} holds {', '.join(held)}: quantising starts from 16-bit or float32 weights. "
+                "Run it with a configuration that does not quantise."
+            )
 
     def names(self) -> list[str]:
         """Names of the weights, in the order of the file."""

@@ -66,3 +66,12 @@ def test_rows_that_nf4_cannot_cut_are_refused(engine: HybridEngine, loader: Any,
     with pytest.raises(EngineFailure, match="has rows of 200 weights, nf4 has whole runs of 64 only") as failure:
         loader.load(engine, path, configuration="nf4")
     assert failure.value.code == "unsupported"
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_file_of_blocks_is_not_quantised_again(
+    engine: HybridEngine, loader: Any, models: Callable[[str], Path], kind: str
+) -> None:
+    with pytest.raises(EngineFailure, match="holds q8_0: quantising starts from") as failure:
+        loader.load(engine, models("q8_0"), configuration=kind)
+    assert failure.value.code == "unsupported"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blocks import in_q8_0
 from engine_ollama.engine import OllamaEngine
 from engine_ollama.importing import WEIGHTS, blob_of
 from enginebench_models.checkpoint import open_checkpoint
@@ -21,8 +22,6 @@ from enginebench_models.fidelity import compare, gate, probe_ids
 from enginebench_models.made_weights import made_weights
 from enginebench_models.reference import Reference
 from enginebench_protocol.errors import EngineFailure
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
-from gguf.quants import quantize
 
 N_PREFILL, N_DECODE = 20, 20
 
@@ -54,28 +53,8 @@ def test_a_file_of_blocks_is_not_quantised_again(
     engine: OllamaEngine, loader: Callable[..., Any], tiny: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineFailure, match="holds q8_0: quantising starts from") as refused:
-        loader(engine, blocks(tiny, tmp_path / "q8_0.gguf"), tmp_path / "cache", configuration="q4_k_m")
+        loader(engine, in_q8_0(tiny, tmp_path / "q8_0.gguf"), tmp_path / "cache", configuration="q4_k_m")
     assert refused.value.code == "unsupported"
-
-
-def blocks(source: Path, target: Path) -> Path:
-    """`source` in Q8_0, written by the gguf library."""
-    reader, writer = GGUFReader(source), GGUFWriter(target, "llama")
-    for key, field in reader.fields.items():
-        if not key.startswith(("GGUF.", "general.architecture")):
-            element = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(key, field.contents(), field.types[0], element)
-    for tensor in reader.tensors:
-        values, kind = np.asarray(tensor.data), GGMLQuantizationType.Q8_0
-        wide = values.ndim > 1
-        writer.add_tensor(
-            tensor.name, quantize(values.astype(np.float32), kind) if wide else values, raw_dtype=kind if wide else None
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
 
 
 def test_a_shared_server_does_not_quantise_for_us(

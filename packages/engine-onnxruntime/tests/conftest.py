@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from blocks import in_q8_0
 from engine_onnxruntime.engine import OnnxruntimeEngine
 from enginebench_models.catalogue import entry
 from enginebench_models.config import LlamaConfig
 from enginebench_models.synthesis import synthesise
 from enginebench_protocol.messages import Load, Loaded
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quantize
 
 
 @dataclass(frozen=True)
@@ -72,25 +71,4 @@ def load(tmp_path: Path) -> Iterator[Loader]:
 @pytest.fixture(scope="session")
 def quantised(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with its matrices in Q8_0."""
-    return requantise(paths["tiny.gguf"], tmp_path_factory.mktemp("quantised") / "tiny-q8_0.gguf")
-
-
-def requantise(source: Path, target: Path) -> Path:
-    reader, writer = GGUFReader(source), GGUFWriter(target, "llama")
-    for name, item in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        kind, element = item.types[0], item.types[-1] if len(item.types) > 1 else None
-        writer.add_key_value(name, item.contents(), kind, element)
-    for tensor in reader.tensors:
-        values = np.asarray(tensor.data)
-        if values.ndim > 1:
-            packed = quantize(values.astype(np.float32), GGMLQuantizationType.Q8_0)
-            writer.add_tensor(tensor.name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(tensor.name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
+    return in_q8_0(paths["tiny.gguf"], tmp_path_factory.mktemp("quantised") / "tiny-q8_0.gguf")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blocks import in_q8_0
 from engine_contract import (
     SAMPLINGS,
     check_that_a_given_up_request_leaves_nothing,
@@ -162,6 +163,16 @@ def test_a_load_that_cannot_be_done_says_why(
     with pytest.raises(EngineFailure, match=message) as failure:
         load(models["untied"], **changes)
     assert failure.value.code == code
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_file_of_blocks_is_not_quantised_again(
+    load: Loader, models: dict[str, Path], tmp_path: Path, precision: str
+) -> None:
+    blocks = in_q8_0(models["tiny"], tmp_path / "q8_0.gguf")
+    with pytest.raises(EngineFailure, match="holds q8_0: quantising starts from") as failure:
+        load(blocks, options={"precision": precision})
+    assert failure.value.code == "unsupported"
 
 
 def test_a_missing_library_is_named(driver: Any, models: dict[str, Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blocks import in_q8_0
 from engine_tinygrad.engine import TinygradEngine
 from enginebench_models.catalogue import entry
 from enginebench_models.checkpoint import open_checkpoint
@@ -75,4 +76,13 @@ def test_rows_that_nf4_cannot_cut_are_refused(engine: TinygradEngine, loader: An
     path = synthesise(replace(entry("tiny").config, hidden_dim=200), tmp_path / "odd.gguf")
     with pytest.raises(EngineFailure, match="has rows of 200 weights, nf4 has whole runs of 64 only") as failure:
         loader.load(engine, path, configuration="nf4")
+    assert failure.value.code == "unsupported"
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_file_of_blocks_is_not_quantised_again(
+    engine: TinygradEngine, loader: Any, tiny_gguf: Path, tmp_path: Path, kind: str
+) -> None:
+    with pytest.raises(EngineFailure, match="holds q8_0: quantising starts from") as failure:
+        loader.load(engine, in_q8_0(tiny_gguf, tmp_path / "q8_0.gguf"), configuration=kind)
     assert failure.value.code == "unsupported"

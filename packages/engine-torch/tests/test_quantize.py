@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from blocks import in_q8_0
 from engine_torch import processor_kernels
 from engine_torch.engine import TorchEngine
 from engine_torch.quantize import MATRICES, expanded, packed
@@ -157,4 +158,12 @@ def test_rows_that_nf4_cannot_cut_are_refused(folder: Path) -> None:
     synthesise(replace(entry("tiny").config, hidden_dim=200), folder / "odd.gguf")
     with pytest.raises(EngineFailure, match="rows of 200 weights are not whole runs of 64") as failure:
         load(folder, "nf4", "odd.gguf")
+    assert failure.value.code == "unsupported"
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_file_of_blocks_is_not_quantised_again(folder: Path, kind: str) -> None:
+    with pytest.raises(EngineFailure, match="holds q8_0: quantising starts from") as failure:
+        in_q8_0(folder / "tiny.gguf", folder / "q8_0.gguf")
+        load(folder, kind, "q8_0.gguf")
     assert failure.value.code == "unsupported"

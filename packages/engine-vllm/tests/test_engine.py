@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from blocks import in_q8_0
 from engine_vllm import account
 from engine_vllm.engine import VllmEngine, check_library, opened, refusals
 from enginebench_protocol.errors import EngineFailure
@@ -78,6 +79,14 @@ def test_a_quantised_configuration_has_a_folder_of_its_own_whatever_the_file(
         assert (settings.quantisation, settings.eager, set(stages)) == (kind, False, {"convert"})
         assert settings.folder.is_relative_to(tmp_path)
         assert '"pack-quantized"' in (settings.folder / "config.json").read_text()
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_file_of_blocks_is_not_quantised_again(gguf: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    blocks = in_q8_0(gguf("tiny"), tmp_path / "q8_0.gguf")
+    with pytest.raises(EngineFailure, match="holds q8_0: quantising starts from") as failure:
+        opened(request(blocks, configuration=kind, cache=str(tmp_path)), {}, lambda stage, fraction: None)
+    assert failure.value.code == "unsupported"
 
 
 def test_a_gguf_file_is_converted_in_a_stage_of_its_own(gguf: Callable[[str], Path], tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def check(request: Load) -> None:
 def opened(request: Load) -> Checkpoint:
     checkpoint = open_checkpoint(Path(request.model_path))
     checkpoint.check_context(request.n_ctx)
+    if request.configuration in QUANTISED:
+        checkpoint.check_unquantised()
     return checkpoint
 
 

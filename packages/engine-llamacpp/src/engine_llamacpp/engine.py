@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from enginebench_models.checkpoint import Checkpoint, open_checkpoint
-from enginebench_models.errors import ModelError, NoRoom
+from enginebench_models.errors import ModelError, NoRoom, UnsupportedModel
 from enginebench_models.sampling import chooser
 from enginebench_protocol.engine import (
     GREEDY,
@@ -175,8 +175,8 @@ def quantised_file(
             path, new = quantise.quantised(
                 file, checkpoint, kind, cache, request.threads, lambda fraction: progress("convert", fraction)
             )
-    except quantise.NothingToQuantise as error:
-        raise EngineFailure("unsupported", str(error), "run it as it is: the configuration default") from None
+    except UnsupportedModel as error:
+        raise EngineFailure(error.code, str(error)) from None
     except (NoRoom, OSError) as error:
         raise EngineFailure("internal", f"no quantised file: {error}", "make room on the disk") from None
     stages |= spent if new else {}

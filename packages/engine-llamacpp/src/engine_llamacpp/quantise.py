@@ -32,16 +32,11 @@ ROWS_BYTES = 256 << 20
 TENSOR_DONE = re.compile(r"^\[ *(\d+)/ *(\d+)\]")
 
 
-class NothingToQuantise(Exception):
-    """The file holds blocks already: quantising them once more would say nothing about the format."""
-
-
 def quantised(
     file: Path, checkpoint: Checkpoint, kind: str, cache: Path, threads: int, progress: Callable[[float], None]
 ) -> tuple[Path, bool]:
-    """The file, and whether it had to be made. Raises NothingToQuantise, NoRoom, Refused, OSError."""
-    if held := checkpoint.block_formats():
-        raise NothingToQuantise(f"{file} holds {', '.join(held)}: quantising starts from 16-bit or float32 weights")
+    """The file, and whether it had to be made. Raises UnsupportedModel, NoRoom, Refused, OSError."""
+    checkpoint.check_unquantised()
     folder = cache / "quantised"
     path = folder / f"{checkpoint.fingerprint[:40]}-{kind}-{llama_cpp.__version__}.gguf"
     with exclusive(folder / "lock"):

@@ -242,20 +242,13 @@ def opened(request: Load) -> Checkpoint:
     with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
+        if request.configuration in QUANTISED:
+            checkpoint.check_unquantised()
     if checkpoint.format != "gguf":
         raise EngineFailure("unsupported", f"{checkpoint.path} holds {checkpoint.format}", "give Ollama a .gguf file")
-    if request.configuration in QUANTISED:
-        refuse_quantising(checkpoint, request)
-    return checkpoint
-
-
-def refuse_quantising(checkpoint: Checkpoint, request: Load) -> None:
-    """Of what holds blocks already, and by a server whose files are not ours to look into."""
-    if held := checkpoint.block_formats():
-        what = f"{checkpoint.path} holds {', '.join(held)}: quantising starts from 16-bit or float32 weights"
-        raise EngineFailure("unsupported", what, "run it as it is: the configuration default")
-    if "host" in request.options:
+    if request.configuration in QUANTISED and "host" in request.options:
         raise EngineFailure("unsupported", "the file that a shared server quantises cannot be checked", "use its own")
+    return checkpoint
 
 
 def server_for(request: Load) -> Server | SharedServer:

@@ -71,7 +71,8 @@ class OnnxruntimeEngine(Engine):
             method = session.choose_method(request.configuration, device, checkpoint.tensor("embed_tokens").dtype)
             expanded = "float32" if request.configuration == "float32" else "float16"
             if request.configuration in quantise.KINDS:
-                quantise.refuse_blocks(checkpoint)
+                with failing(ModelError):
+                    checkpoint.check_unquantised()
             with stage(stages, "read"):
                 located = weights.locate_weights(
                     checkpoint, method.block_elements, expanded, lambda fraction: progress("read", fraction)

@@ -21,7 +21,6 @@ from enginebench_models.tensor import Tensor
 from onnx import TensorProto, helper
 
 from engine_onnxruntime.model import Packed
-from engine_onnxruntime.session import Unsupported
 from engine_onnxruntime.weights import Weights, initializer
 
 Array = npt.NDArray[np.generic]
@@ -46,14 +45,6 @@ def quantised_weights(
         tensors[name] = [given(each, values[each]) for each in inputs]
         progress(done / len(names))
     return replace(located, tensors=tensors, values=values, packed=packed, kind=kind, interleaved=False)
-
-
-def refuse_blocks(checkpoint: Checkpoint) -> None:
-    """Raises Unsupported: quantising what is quantised already would say nothing about the recipe."""
-    if held := checkpoint.block_formats():
-        raise Unsupported(
-            f"{checkpoint.path} holds {', '.join(held)}: quantising starts from 16-bit or float32 weights"
-        )
 
 
 def given(name: str, array: Array) -> TensorProto:

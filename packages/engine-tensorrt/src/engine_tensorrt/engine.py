@@ -176,6 +176,9 @@ def ready_plan(
 ) -> Plan:
     """From the cache, else built and kept there. What a build takes stands apart in `stages`."""
     precision = precision_named(request.options.get("precision", settings.precision))
+    if precision.eight_bit:
+        with failing(ModelError):
+            checkpoint.check_unquantised()
     fused = settings.captured and precision.has_fused_attention
     style = Style(precision.dtype, request.n_ctx, fused, precision.eight_bit)
     key = Key(

@@ -94,6 +94,8 @@ class TinygradEngine(Engine):
             backend = choose_backend(request.device)
             checkpoint = open_checkpoint(Path(request.model_path))
             checkpoint.check_context(request.n_ctx)
+            if kind:
+                checkpoint.check_unquantised()
             check_shards(request, backend, checkpoint.config)
             with stage(stages, "import"):
                 prepare(backend, request.threads // request.shards, Path(request.cache))

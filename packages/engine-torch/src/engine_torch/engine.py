@@ -188,6 +188,8 @@ def opened(request: Load) -> Checkpoint:
     with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
+        if SETTINGS[request.configuration].quantisation:
+            checkpoint.check_unquantised()
     return checkpoint
 
 

@@ -105,6 +105,8 @@ def opened(request: Load, stages: dict[str, int], progress: ProgressSink) -> tup
     with failing(ModelError):
         checkpoint = open_checkpoint(Path(request.model_path))
         checkpoint.check_context(request.n_ctx)
+        if kind:
+            checkpoint.check_unquantised()
         folder = None if kind else own_folder(checkpoint)
         if folder is None:
             with stage(stages, "convert"):
