@@ -9,7 +9,7 @@ from enginebench_models.errors import ModelError
 from enginebench_models.tokenizer import load_tokenizer
 from enginebench_protocol.host import default_device, default_threads
 
-from enginebench.errors import UnavailableError, UsageError
+from enginebench.errors import UnavailableError
 from enginebench.judge.ladder import Rung, tokenizer_rung
 from enginebench.plain_text import printable
 from enginebench.plan.fit import Demand
@@ -68,16 +68,17 @@ def verify_engines(
 
 
 def _chosen(names: list[str]) -> list[tuple[EngineInfo, str]]:
-    """Raises UsageError for what has no answer that could be held against the reference: nothing of it would be."""
+    """Without the instruments that nobody named."""
     infos = discovery.discover()
-    for name in names:
-        if name != "all" and (info := discovery.find_engine(name.partition(":")[0], infos)).role != "engine":
-            raise UsageError(f"{info.name} computes no model: there is no answer of it to verify")
-    return [(info, name) for info, name in discovery.select(names, infos) if info.role == "engine"]
+    named = [discovery.find_engine(name.partition(":")[0], infos).name for name in names if name != "all"]
+    chosen = discovery.select(names, infos)
+    return [(info, name) for info, name in chosen if info.role == "engine" or info.name in named]
 
 
 def _rungs(info: EngineInfo, order: VerifyOrder, model: Model) -> list[Rung]:
-    """An engine that cannot run here has not failed."""
+    """An engine that cannot run here has not failed, nor has one without answers; neither has passed."""
+    if info.role != "engine":
+        return [Rung("-", None, "computes no model: there is no answer to verify")]
     reason = discovery.unavailable_reason(info, order.configuration, order.device)
     if reason is None and model.checkpoint.format not in info.formats:
         reason = f"reads {' and '.join(info.formats)} files, this model is {model.checkpoint.format}"
