@@ -67,3 +67,12 @@ def test_people_folders_and_machines_become_what_they_are(monkeypatch: pytest.Mo
         assert anonymous(text) == "~/x of <user> on <host>: jdoelike"
     finally:
         module._places.cache_clear()
+
+
+def test_a_machine_without_a_name_changes_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "")
+    module._places.cache_clear()
+    try:
+        assert anonymous("two words") == "two words"
+    finally:
+        module._places.cache_clear()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from enginebench.errors import UsageError
+from enginebench.store import files
 from enginebench.store.journal import SCHEMA_VERSION, Journal, read_journal
 
 HEADER = {"run_id": "r1", "plan": {"seed": 0}, "environment": {}}
@@ -34,6 +35,16 @@ def test_an_existing_journal_is_never_overwritten(tmp_path: Path, records: Any) 
     written(tmp_path / "journal", records)
     with pytest.raises(FileExistsError):
         Journal.create(tmp_path / "journal", HEADER)
+
+
+def test_a_journal_that_somebody_locked_the_moment_it_was_made_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run --resume` of a run that begins."""
+    monkeypatch.setattr(files, "lock", lambda _: False)
+    with pytest.raises(UsageError, match="another enginebench is at work"):
+        Journal.create(tmp_path / "journal", HEADER)
+    assert (tmp_path / "journal").read_bytes() == b""
 
 
 @pytest.mark.parametrize("cut", [1, 10, 300])

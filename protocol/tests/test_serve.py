@@ -262,6 +262,20 @@ def test_running_out_of_memory_is_a_failure_of_that_name(parent: Parent, monkeyp
     assert (failed.code, failed.message) == ("out-of-memory", "out of host memory: 1 TB")
 
 
+def test_an_error_that_speaks_of_memory_is_that_failure_in_a_request_too(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an engine's own load does not catch: libraries raise classes of their own, some a RuntimeError."""
+
+    def explode(*_: object) -> None:
+        raise RuntimeError("CUDA Error 2, out of memory")
+
+    monkeypatch.setattr(ToyEngine, "load", explode)
+    failed = parent.load()
+    assert (failed.code, failed.message) == ("out-of-memory", "RuntimeError: CUDA Error 2, out of memory")
+    assert "explode" in failed.detail
+
+
 def test_stamps_are_taken_when_each_token_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100, 1000, 100))
     monkeypatch.setattr("enginebench_protocol.serve.time.perf_counter_ns", lambda: next(clock))

@@ -14,6 +14,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+import torch
 from engine_torch import engine as torch_engine
 from engine_torch import ranks
 from engine_torch.engine import TorchEngine
@@ -25,6 +26,7 @@ from enginebench_protocol.engine import Sampling
 from enginebench_protocol.errors import EngineFailure, ProtocolError
 from enginebench_protocol.framing import FrameStream
 from enginebench_protocol.messages import Load
+from enginebench_protocol.out_of_memory import HOST, memory_failure
 
 PROMPT = array("i", range(20))
 
@@ -69,6 +71,25 @@ def test_a_lost_rank_fails_its_request_with_its_last_words_and_another_load_help
     with pytest.raises(EngineFailure, match="rank 1 of 2 ended by signal 9"):
         again.score(PROMPT, 10)
     again.unload()
+
+
+def test_a_rank_without_memory_is_a_failure_of_that_name(tiny: Path, tmp_path: Path) -> None:
+    engine, process = loaded(tiny, tmp_path)
+    assert engine._ranks is not None
+    (rank,) = engine._ranks._ranks
+    rank.send(Load(id=1, shards=2, **facts(tmp_path / "none", tmp_path)))  # type: ignore[arg-type]
+    assert process.wait(60) > 0
+    rank.log.write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\nand more\n")
+    with pytest.raises(EngineFailure, match="CUDA out of memory") as failure:
+        engine.score(PROMPT, 10)
+    assert failure.value.code == "out-of-memory"
+    engine.unload()
+
+
+def test_what_torch_says_where_memory_is_refused_is_understood() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert str(memory_failure(f"RuntimeError: {caught.value}")).startswith(HOST)
 
 
 def test_an_error_of_rank_0_alone_ends_the_others_instead_of_leaving_them_out_of_step(

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from . import sandbox
+from . import out_of_memory, sandbox
 from .codec import decode, encode, pack_ids, pack_times, unpack_ids
 from .engine import GREEDY, Engine, Sampling
 from .errors import EngineFailure, MessageError, ProtocolError, StreamClosed
@@ -124,12 +124,11 @@ class Session:
         except ProtocolError:  # the parent is gone: nobody to tell
             raise
         except MemoryError as error:
-            payload = encode(_failed(request.id, EngineFailure("out-of-memory", f"out of host memory: {error}")))
+            payload = encode(_failed(request.id, EngineFailure("out-of-memory", f"{out_of_memory.HOST}: {error}")))
         except ImportError as error:
             payload = encode(_failed(request.id, EngineFailure("unsupported", f"a library is missing: {error}")))
         except Exception as error:  # noqa: BLE001 - an engine's bug is a result of this case, not the end of the run
-            what = f"{type(error).__name__}: {error}"
-            payload = encode(_failed(request.id, EngineFailure("internal", what, detail=traceback.format_exc())))
+            payload = encode(_failed(request.id, _unforeseen(error)))
         self.stream.send(payload)
 
     def _dispatch(self, request: Request) -> FromEngine:
@@ -293,6 +292,13 @@ def _close(ids: Iterator[int]) -> None:
     """A generator is told now, not when the collector finds it: the engine must be free before the reply."""
     if isinstance(ids, Generator):
         ids.close()
+
+
+def _unforeseen(error: Exception) -> EngineFailure:
+    what, detail = f"{type(error).__name__}: {error}", traceback.format_exc()
+    if message := out_of_memory.memory_failure(what):
+        return EngineFailure("out-of-memory", message, detail=detail)
+    return EngineFailure("internal", what, detail=detail)
 
 
 def _failed(request_id: int, failure: EngineFailure) -> Failed:

@@ -36,7 +36,7 @@ def report(
     stored = [stored_run(find_run(run, results)) for run in runs]
     gc.freeze()  # the records stay to the end, and looking through them again and again was a sixth of the time
     found = report_of(stored)
-    _write(output, html(found).encode())
+    _write(output, html(found).encode(), "-o names another file")
     print(shown(output))
     if plots is not None:
         _write_plots(found, plots, form)
@@ -45,13 +45,13 @@ def report(
 def _write_plots(found: Report, folder: Path, form: Format) -> None:
     for name, plot in found.plots():
         file = folder / f"{name}.{form}"
-        _write(file, drawing.file(plot, form.value))
+        _write(file, drawing.file(plot, form.value), "--plots names another folder")
         print(shown(file))
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(file: Path, content: bytes, remedy: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}; -o names another file") from None
+        raise UsageError(f"{file} cannot be written: {error.strerror}; {remedy}") from None

@@ -13,6 +13,7 @@ from enginebench_protocol.errors import (
     StreamClosed,
     Truncated,
 )
+from enginebench_protocol.out_of_memory import HOST
 
 from enginebench.store.record import Failure, FailureReason
 
@@ -20,8 +21,6 @@ from .answer import WrongOutput
 from .process import Ending
 from .vigil import Hang
 
-OUT_OF_HOST_MEMORY = "out of host memory"
-"""How the protocol's `serve` begins what it tells of a MemoryError."""
 LAST_WORDS = ("MemoryError", "numpy._core._exceptions._ArrayMemoryError", "  what():  std::bad_alloc")
 """How a process ends its stderr that found no memory and gave up: Python's traceback, C++'s terminate."""
 
@@ -73,7 +72,7 @@ def _reason(error: Exception, scene: Scene, ended: int | None) -> tuple[FailureR
 def _stream_end(error: StreamClosed | Truncated, scene: Scene, ended: int | None) -> tuple[FailureReason, str]:
     """A signal explains a stream that ends, in a frame too; an orderly exit does not explain half a frame."""
     if words := "killed by the kernel" if scene.oom_killed else ended and _memory_words(scene.last_lines):
-        return "out-of-memory", f"{OUT_OF_HOST_MEMORY}: {words}"
+        return "out-of-memory", f"{HOST}: {words}"
     if ended is not None and ended < 0:
         return "signal", f"killed by signal {-ended}"
     if isinstance(error, Truncated):
@@ -84,7 +83,7 @@ def _stream_end(error: StreamClosed | Truncated, scene: Scene, ended: int | None
 def _told(failure: EngineFailure, scene: Scene) -> tuple[FailureReason, str]:
     """An engine that says itself that it cannot."""
     if scene.oom_killed:
-        return "out-of-memory", f"{OUT_OF_HOST_MEMORY}: a process of the engine was killed by the kernel: {failure}"
+        return "out-of-memory", f"{HOST}: a process of the engine was killed by the kernel: {failure}"
     match failure.code:
         case "out-of-memory":
             return "out-of-memory", failure.message
@@ -95,7 +94,7 @@ def _told(failure: EngineFailure, scene: Scene) -> tuple[FailureReason, str]:
 
 
 def _out_of(message: str, device: str) -> Literal["host", "device"]:
-    return "device" if device == "cuda" and not message.startswith(OUT_OF_HOST_MEMORY) else "host"
+    return "device" if device == "cuda" and not message.startswith(HOST) else "host"
 
 
 def _memory_words(last_lines: Sequence[str]) -> str | None:

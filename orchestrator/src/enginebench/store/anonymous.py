@@ -44,7 +44,8 @@ def _places() -> list[tuple[str, str]]:
     }
     places = [(re.escape(folder), name) for folder, name in folders.items() if len(folder) > 1]
     places.sort(key=lambda place: -len(place[0]))
-    return [*places, (rf"\b{re.escape(socket.gethostname())}\b", "<host>"), *_user()]
+    host = socket.gethostname()
+    return [*places, *([(rf"\b{re.escape(host)}\b", "<host>")] if host else []), *_user()]
 
 
 def _user() -> list[tuple[str, str]]:

@@ -72,7 +72,7 @@ class Journal:
     def create(cls, path: Path, header: Mapping[str, Any]) -> Journal:
         """A new journal whose first record is `header`, the schema version and our pid.
 
-        Raises FileExistsError, and StorageError.
+        Raises FileExistsError, StorageError, and UsageError if another process took it in between.
         """
         try:
             descriptor = files.create(path)
@@ -81,7 +81,8 @@ class Journal:
         except OSError as error:
             raise files.failed(error, f"make a {path.name}", path.parent) from error
         try:
-            files.lock(descriptor)
+            if not files.lock(descriptor):
+                raise UsageError(f"another enginebench is at work in {path.parent}: wait until it has ended")
             journal = cls(path, descriptor, 0)
             journal._append({"schema_version": SCHEMA_VERSION, "pid": os.getpid(), **header})
             journal._sync_name()

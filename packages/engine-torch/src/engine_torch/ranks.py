@@ -38,6 +38,7 @@ from enginebench_protocol.messages import (
     Score,
     Unload,
 )
+from enginebench_protocol.out_of_memory import memory_failure
 
 from engine_torch.shard import Shard
 
@@ -248,7 +249,11 @@ class Ranks:
         self._end()
         if not ended:
             return EngineFailure("internal", f"the ranks lost each other: {error}", detail=self._ranks[0].last_words())
-        return EngineFailure("internal", str(ended[0].end), f"{error}"[:500], detail=ended[0].last_words())
+        first, words = ended[0], ended[0].last_words()
+        refused = filter(None, map(memory_failure, reversed(words.splitlines())))
+        if first.process.returncode > 0 and (message := next(refused, None)):
+            return EngineFailure("out-of-memory", message, f"{first.end}: a smaller model, more devices", detail=words)
+        return EngineFailure("internal", str(first.end), f"{error}"[:500], detail=words)
 
     def _end(self) -> None:
         """At once, without a word to them."""
