@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -98,15 +99,28 @@ def planted(cli: Cli, home: dict[str, str]) -> dict[str, str]:
     return {**home, **PLANTED}
 
 
+def told_by_git(folder: Path) -> Path:
+    """The folder of a `git` that writes down what it sees: the real one is gone before anybody can look at it."""
+    folder.mkdir()
+    script = folder.with_name("bin") / "git"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nenv > "{folder}/$$"\nexec "{shutil.which("git")}" "$@"\n')
+    script.chmod(0o755)
+    return script.parent
+
+
 def test_no_child_of_a_run_sees_a_secret_and_nothing_writes_one_down(planted: dict[str, str], tmp_path: Path) -> None:
     words = ["run", "fake:orphan", "fake:exit", "--model", "tiny", "--preset", "smoke", "--profile", "--debug"]
     login = f"http://me:{WORD}@127.0.0.1:9"
-    seen, printed = asked([*words, "--ollama-host", login, "--results", str(tmp_path)], planted)
+    results, told = tmp_path / "results", tmp_path / "told"
+    planted["PATH"] = f"{told_by_git(told)}:{planted['PATH']}"
+    seen, printed = asked([*words, "--ollama-host", login, "--results", str(results)], planted)
+    seen |= {f"git {path.name}": path.read_text() for path in told.iterdir()}
     for part in ("engine_fake", "watchdog.py", "enginebench_models.validate", "sleep", "git "):
         assert any(part in command for command in seen), f"no {part} among {sorted(seen)}"
     assert not [command for command, environment in seen.items() if WORD in environment]
     assert WORD not in printed
-    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    written = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
     assert {"journal", "result.json", "manifest.json"} <= {path.name for path in written}
     assert not [path.name for path, content in written.items() if WORD.encode() in content]
 

@@ -209,10 +209,11 @@ def is_good(course: Course) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--launches", type=int, default=1000)
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="more, before the first reading that counts")
     parser.add_argument("--output", type=Path, default=None, help="where the tally goes, beside stdout")
     options = parser.parse_args(arguments)
     started = time.monotonic()
-    course = measure(options.launches, tell=True)
+    course = measure(options.launches, options.warm_up, tell=True)
     text = json.dumps(tally(course, time.monotonic() - started), indent=2)
     print(text)
     if options.output:
