@@ -18,8 +18,8 @@ import pytest
 from enginebench.errors import UsageError
 from enginebench.judge.stored_run import read_run
 from enginebench.report.benchstat import benchstat
+from enginebench.report.case_sheet import case_sheet
 from enginebench.report.formats import Output, Sheet, rendered, to_csv, to_json, to_jsonl, to_sql
-from enginebench.report.table import case_sheet
 
 AWKWARD = Sheet(
     "odd rows",

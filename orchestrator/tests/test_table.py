@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from enginebench.judge import plausibility
 from enginebench.judge.assemble import CaseFacts, assemble
+from enginebench.report.case_sheet import case_sheet
 from enginebench.report.formats import rounded, to_csv
-from enginebench.report.table import COLUMNS, ResultTable, case_sheet, markdown, rich_table, to_json
+from enginebench.report.table import COLUMNS, ResultTable, markdown, rich_table, to_json
 from rich.console import Console
 
 ROLES = {"limit": "instrument"}

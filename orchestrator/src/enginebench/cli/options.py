@@ -11,6 +11,7 @@ from rich.console import Console
 from enginebench.judge.stored_run import StoredRun, read_run
 from enginebench.report import requests, table
 from enginebench.report.benchstat import benchstat
+from enginebench.report.case_sheet import case_sheet
 from enginebench.report.formats import Output, Sheet, rendered, text_table
 from enginebench.workspace.discovery import ROOT
 
@@ -61,7 +62,7 @@ def _print_cases(result: dict[str, Any], output: Output) -> None:
     elif output in (Output.md, Output.json):
         print({Output.md: table.markdown, Output.json: table.to_json}[output](result))
     else:
-        print(rendered(table.case_sheet(result), output))
+        print(rendered(case_sheet(result), output))
 
 
 def print_sheet(sheet: Sheet, output: Output) -> None:

@@ -1,4 +1,4 @@
-"""The side-by-side table of a result: for a terminal, as Markdown, as JSON, and as rows for the other formats.
+"""The side-by-side table of a result: for a terminal, as Markdown, as JSON. As rows for other formats: case_sheet.py.
 
 Columns are defined once, in COLUMNS. A case that failed the fidelity gate shows no speed. What a cell cannot say is a
 numbered note below the table.
@@ -18,14 +18,12 @@ from rich.text import Text
 from enginebench.counted import counted
 from enginebench.judge.metrics import GATE_FAILED, GATE_MISSING
 from enginebench.judge.plain_case import by_work, label
-from enginebench.judge.rows import rows
-from enginebench.judge.stored_run import StoredRun
 from enginebench.machine.gates import launch_warnings, noise_warnings
 from enginebench.plain_text import harmless_json, printable
 from enginebench.store.result import dumped
 
 from . import fairness, marks, quantisation, verdicts
-from .formats import NONE, Sheet, markdown_escaped, markdown_row, plain_table, rounded
+from .formats import NONE, markdown_escaped, markdown_row, plain_table, rounded
 from .sharding import shard_remark
 from .warmup import warmup_remark
 
@@ -374,33 +372,3 @@ def _markdown_lines(section: Section) -> Iterator[str]:
 def to_json(result: dict[str, Any]) -> str:
     """The result itself, unrounded."""
     return harmless_json(dumped(result).rstrip("\n"))
-
-
-IDENTITY = ("engine", "configuration", "model", "workload", "role", "status", "reason")
-OF_RUN = ("run_id", "date", "commit", "machine", "device", "preset")
-OF_CASE = (
-    "n_prompt",
-    "n_gen",
-    "n_depth",
-    "batch_size",
-    "threads",
-    "shards",
-    "weights",
-    "weight_dtype",
-    "kv_dtype",
-    "engine_versions",
-)
-
-
-def case_sheet(result: dict[str, Any]) -> Sheet:
-    """One row per case: its run, what it is, every metric unrounded. `invalid`: those not to be used."""
-    tables = rows(StoredRun(result)).tables
-    run = tables["runs"][0]
-    names = sorted({name for case in result["cases"] for name in case["metrics"]})
-    sheet = []
-    for case, facts in zip(result["cases"], tables["cases"], strict=True):
-        metrics = {name: case["metrics"].get(name, {}).get("value") for name in names}
-        invalid = " ".join(name for name in names if not case["metrics"].get(name, {"valid": True})["valid"])
-        told = {name: run[name] for name in OF_RUN} | {name: facts[name] for name in (*IDENTITY, *OF_CASE)}
-        sheet.append(told | metrics | {"invalid": invalid})
-    return Sheet.of("cases", sheet)
