@@ -10,8 +10,7 @@ from enginebench_protocol.host import default_device, default_threads
 
 from enginebench.chat.living_engine import EngineDied, Say
 from enginebench.chat.settings import DEFAULT_N_CTX, Settings
-from enginebench.errors import UsageError
-from enginebench.machine.devices import device_count
+from enginebench.machine.devices import check_device, device_count
 from enginebench.plain_text import printable
 from enginebench.plan.sharding import check_devices
 
@@ -47,8 +46,7 @@ def settings(
     shards: int,
 ) -> Settings:
     chosen = default_device() if device is Device.auto else device.value
-    if chosen == "cuda" and default_device() != "cuda":
-        raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
+    check_device(chosen)
     check_devices(shards, chosen, device_count(chosen) if shards > 1 else None)
     return Settings(
         model=model,

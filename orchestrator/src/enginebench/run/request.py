@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from enginebench_protocol.host import default_device
 
 from enginebench.errors import UsageError
-from enginebench.machine.devices import device_count
+from enginebench.machine.devices import check_device, device_count
 from enginebench.plan.fit import Demand
 from enginebench.plan.plan import Plan, Preset
 from enginebench.plan.sharding import check_devices, sharded
@@ -88,8 +87,7 @@ def from_journal(facts: Mapping[str, Any], results: Path, debug: bool) -> RunReq
 
 def choose(request: RunRequest) -> list[tuple[EngineInfo, str]]:
     """The engines and configurations asked for. Raises UsageError on a name that does not exist, or a missing GPU."""
-    if request.device == "cuda" and default_device() != "cuda":
-        raise UsageError("no device `cuda`: no NVIDIA driver is loaded on this machine; use --device cpu")
+    check_device(request.device)
     check_devices(request.shards, request.device, device_count(request.device))
     wish = Selection(request.names, request.fair, request.quantisations, request.without)
     chosen = selected(wish, discovery.discover())
